@@ -1,0 +1,1 @@
+"""Readers, normalisation and data sets."""

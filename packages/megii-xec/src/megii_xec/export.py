@@ -1,0 +1,76 @@
+"""`xec export`: one ONNX file that takes raw sensors and gives physical quantities.
+
+The normalisation is part of the graph, and units, constants and versions are in the file's metadata. The
+file is written after ONNX Runtime has reproduced PyTorch's numbers at several batch sizes.
+"""
+
+from pathlib import Path
+
+import torch
+
+from hep_shared.onnx import export_onnx
+from hep_shared.run import RunDir
+from megii_xec import __version__
+from megii_xec.config import Config
+from megii_xec.data.schema import MISSING, NUM_SENSORS
+from megii_xec.data.targets import TARGETS
+from megii_xec.tasks import TASKS
+
+
+def example_inputs(num_events: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Make events to check an export with: bright spots, dead sensors, sensors without time.
+
+    Args:
+        num_events: Number of events B.
+        seed: Seed of the random numbers.
+
+    Returns:
+        `npho` (B, 4760) photons, `time` (B, 4760) s, `time_min_s` (B,) s.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shape = (num_events, NUM_SENSORS)
+    npho = torch.rand(shape, generator=generator).pow(8) * 2e4
+    time = torch.rand(shape, generator=generator) * 4e-8
+    npho[torch.rand(shape, generator=generator) < 0.02] = MISSING
+    time[torch.rand(shape, generator=generator) < 0.1] = MISSING
+    return {"npho": npho, "time": time, "time_min_s": torch.full((num_events,), -6e-8)}
+
+
+def export(run: Path, out: Path, *, checkpoint: str = "best", atol: float = 1e-5) -> dict[str, object]:
+    """Export the averaged weights of a training.
+
+    Args:
+        run: Run directory.
+        out: File to write, ending in `.onnx`.
+        checkpoint: `best`, `last` or a file name of the run.
+        atol: Largest difference to PyTorch, relative to the largest output where that exceeds 1.
+
+    Returns:
+        File and largest difference by target, in the unit of the target.
+
+    Raises:
+        UserError: The run cannot be used, or ONNX Runtime gives other numbers.
+    """
+    directory = RunDir.open(run)
+    config = Config.model_validate(directory.config)
+    model = TASKS[config.task.kind].load_reconstruction(config, directory.load_checkpoint(checkpoint))
+    normalization = model.normalization
+    metadata = {
+        "producer": f"megii-xec {__version__}",
+        "targets": list(model.targets),
+        "units": {name: TARGETS[name].unit for name in model.targets},
+        "components": {name: list(TARGETS[name].components) for name in model.targets},
+        "inputs": {
+            "npho": f"branch {normalization.npho_input}; 1e10 where missing",
+            "time": f"branch {normalization.time_input}, seconds; 1e10 where missing",
+            "time_min_s": "branch time_min_used, seconds",
+        },
+        "normalization": normalization.model_dump(mode="json"),
+        "normalization_fingerprint": normalization.fingerprint(),
+        "layout": config.model.layout,
+    }
+    inputs = example_inputs()
+    if normalization.npho_input == "relative_npho":
+        inputs["npho"] = torch.where(inputs["npho"] < MISSING / 2, inputs["npho"] / 2e4, inputs["npho"])
+    differences = export_onnx(model, inputs, out, output_names=model.targets, metadata=metadata, atol=atol)
+    return {"output": out, "max_abs_diff": differences}

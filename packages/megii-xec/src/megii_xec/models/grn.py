@@ -1,0 +1,205 @@
+r"""Global response normalisation (GRN) and the pointwise branch of the ConvNeXt V2 and HexNeXt blocks.
+
+    N_c(h) = ‖h_c‖₂ / (mean_c ‖h_c‖₂ + ε),      GRN(h) = γ h N(h) + β + h
+    branch(x) = W₂ GRN(h) + b₂,                 h = GELU(W₁ LayerNorm(x) + b₁)
+
+The norm of a channel runs over all positions of one event, so GRN only rescales channels event by event. It
+folds exactly into the second projection, one weight matrix per event, and the tensor of 4C channels is read
+once:
+
+    W₂ GRN(h) + b₂ = (W₂ diag(s)) h + (W₂ β + b₂),      s = 1 + γ N(h)
+
+Gradient. With G = Σ_positions g hᵀ, the gradient of the folded weights, s receives ds = Σ_rows G ∘ W₂; the
+norm n then receives dn = (dN − mean_c(dN N)) / (mean_c n + ε) with dN = γ ds, and h receives (dn / n) h +
+(W₂ diag(s))ᵀ g. At n = 0 the first term is zero, the subgradient of the norm.
+
+Dimensions: B events, N positions (pixels or nodes), C channels.
+
+References:
+    Woo et al., ConvNeXt V2, arXiv:2301.00808, section 3.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+LAYER_NORM_EPS = 1e-6  # arXiv:2301.00808, official configuration
+GRN_EPS = 1e-6  # same
+TINY_SQUARE = 1e-30  # below this a channel counts as silent and its norm passes no gradient
+CACHE_ELEMENTS = 2**18  # of the 4C tensor, 1 MB in float32: stays in the second-level cache of one core
+
+
+def channel_scale(hidden: Tensor, gamma: Tensor) -> Tensor:
+    """Return the factor 1 + γ N(h) by which GRN scales each channel of each event.
+
+    Args:
+        hidden: Features h, shape (B, N, C).
+        gamma: γ, shape (C,).
+
+    Returns:
+        Factor s, shape (B, C).
+    """
+    norm = hidden.square().sum(1, dtype=torch.promote_types(hidden.dtype, torch.float32))
+    norm = norm.clamp_min(TINY_SQUARE).sqrt()
+    return 1 + gamma * (norm / (norm.mean(-1, keepdim=True) + GRN_EPS))
+
+
+def grn_branch(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    visible: Tensor | None = None,
+) -> Tensor:
+    """Evaluate the branch LayerNorm → Linear → GELU → GRN → Linear with GRN folded into the last step.
+
+    Args:
+        x: Features, shape (B, N, C).
+        norm_weight: Scale of the layer norm, shape (C,).
+        norm_bias: Offset of the layer norm, shape (C,).
+        w1: First projection, shape (4C, C).
+        b1: Its bias, shape (4C,).
+        gamma: γ of GRN, shape (4C,).
+        beta: β of GRN, shape (4C,).
+        w2: Second projection, shape (C, 4C).
+        b2: Its bias, shape (C,).
+        visible: 1 where a position exists and 0 where it is masked, shape (B, N, 1); masked positions do not
+            enter the norms.
+
+    Returns:
+        Features, shape (B, N, C).
+    """
+    hidden = F.gelu(F.linear(F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, LAYER_NORM_EPS), w1, b1))
+    if visible is not None:
+        hidden = hidden * visible
+    folded = channel_scale(hidden, gamma)[:, None] * w2
+    return torch.baddbmm((w2 @ beta + b2)[None, None], hidden, folded.transpose(1, 2))
+
+
+def _events_per_chunk(x: Tensor, hidden_dim: int) -> int:
+    """Number of events whose 4C tensor fits in the cache; all of them where caches are managed by a GPU."""
+    return max(1, CACHE_ELEMENTS // (x.shape[1] * hidden_dim)) if x.is_cpu else max(1, x.shape[0])
+
+
+def _forward_in_chunks(x: Tensor, *parameters: Tensor) -> Tensor:
+    chunks = torch.split(x, _events_per_chunk(x, parameters[2].shape[0]))
+    return torch.cat([grn_branch(chunk, *parameters) for chunk in chunks])
+
+
+class _RecomputedBranch(torch.autograd.Function):
+    """`grn_branch` that keeps only its input and rebuilds the 4C tensor in the backward pass.
+
+    Both passes work through the batch in chunks that stay in the cache, which pays for the second evaluation
+    on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(x, *parameters)
+        return _forward_in_chunks(x, *parameters)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, norm_weight, norm_bias, w1, b1, gamma, beta, w2, _ = ctx.saved_tensors
+        shape = x.shape[-1:]
+        events = _events_per_chunk(x, w1.shape[0])
+
+        dx = torch.empty_like(x)
+        d_norm_weight, d_norm_bias = torch.zeros_like(norm_weight), torch.zeros_like(norm_bias)
+        d_w1, d_b1, d_gamma = torch.zeros_like(w1), torch.zeros_like(b1), torch.zeros_like(gamma)
+        d_b2 = grad.sum((0, 1))
+        d_beta = d_b2 @ w2
+        d_w2 = d_b2[:, None] * beta
+
+        for x_i, grad_i, dx_i in zip(*(torch.split(t, events) for t in (x, grad, dx)), strict=True):
+            z, mean, rstd = torch.native_layer_norm(x_i, shape, norm_weight, norm_bias, LAYER_NORM_EPS)
+            a = F.linear(z, w1, b1)
+            h = F.gelu(a)
+            square = h.square().sum(1)
+            n = square.clamp_min(TINY_SQUARE).sqrt()
+            average = n.mean(-1, keepdim=True) + GRN_EPS
+            response = n / average
+            scale = 1 + gamma * response
+
+            d_folded = torch.bmm(grad_i.transpose(1, 2), h)
+            d_w2 += (d_folded * scale[:, None]).sum(0)
+            d_scale = (d_folded * w2).sum(1)
+            d_gamma += (d_scale * response).sum(0)
+            d_response = d_scale * gamma
+            d_n = (d_response - (d_response * response).mean(-1, keepdim=True)) / average
+            d_n = d_n.where(square > TINY_SQUARE, 0)
+
+            d_h = h.mul_((d_n / n)[:, None]).baddbmm_(grad_i, scale[:, None] * w2)
+            d_a = torch.ops.aten.gelu_backward(d_h, a)
+            d_w1.addmm_(d_a.flatten(0, 1).t(), z.flatten(0, 1))
+            d_b1 += d_a.sum((0, 1))
+            d_x, d_weight, d_bias = torch.ops.aten.native_layer_norm_backward(
+                F.linear(d_a, w1.t()), x_i, shape, mean, rstd, norm_weight, norm_bias, [True, True, True]
+            )
+            dx_i.copy_(d_x)
+            d_norm_weight += d_weight
+            d_norm_bias += d_bias
+        return dx, d_norm_weight, d_norm_bias, d_w1, d_b1, d_gamma, d_beta, d_w2, d_b2
+
+
+class GrnBranch(nn.Module):
+    """Pointwise branch LayerNorm → Linear(4C) → GELU → GRN → Linear(C) → drop path.
+
+    Args:
+        dim: Channels C.
+        drop_path: Probability of dropping the branch for an event during training.
+        recompute: Keep only the input for the backward pass and rebuild the 4C tensor there. On a CPU this
+            costs no time; on a GPU it trades time for memory.
+    """
+
+    def __init__(self, dim: int, *, drop_path: float = 0.0, recompute: bool = True) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.expand = nn.Linear(dim, 4 * dim)
+        self.gamma = nn.Parameter(torch.zeros(4 * dim))
+        self.beta = nn.Parameter(torch.zeros(4 * dim))
+        self.project = nn.Linear(4 * dim, dim)
+        self.drop_path = drop_path
+        self.recompute = recompute
+
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Apply the branch.
+
+        Args:
+            x: Features, shape (B, N, C).
+            visible: 1 at positions that exist, 0 at masked ones, shape (B, N, 1); None when all exist.
+
+        Returns:
+            Features to add to the residual, shape (B, N, C).
+        """
+        parameters = (
+            self.norm.weight, self.norm.bias, self.expand.weight, self.expand.bias,
+            self.gamma, self.beta, self.project.weight, self.project.bias,
+        )  # fmt: skip
+        # The compiler and the exporter see the formula; autocast needs its casts recorded by autograd.
+        formula_only = torch.compiler.is_compiling() or not x.shape[0]
+        in_chunks = visible is None and not torch.is_autocast_enabled(x.device.type)
+        if formula_only or (torch.is_grad_enabled() and not self.recompute):
+            y = grn_branch(x, *parameters, visible)
+        elif in_chunks and torch.is_grad_enabled():
+            y = _RecomputedBranch.apply(x, *parameters)
+        elif in_chunks:
+            y = _forward_in_chunks(x, *parameters)
+        elif torch.is_grad_enabled():
+            y = checkpoint(grn_branch, x, *parameters, visible, use_reentrant=False, preserve_rng_state=False)
+        else:
+            y = grn_branch(x, *parameters, visible)
+        if self.training and self.drop_path:
+            keep = 1 - self.drop_path
+            y = y * (y.new_empty(y.shape[0], 1, 1).bernoulli_(keep) / keep)
+        return y

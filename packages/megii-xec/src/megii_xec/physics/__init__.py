@@ -1,0 +1,1 @@
+"""Geometry and formulas; nothing here knows about networks."""

@@ -1,0 +1,105 @@
+"""Photon events from the source to the readout, in chunks.
+
+One event is traced at a time so that its clumps x sensors arrays stay in the processor's cache; source,
+shower and readout are drawn for the whole chunk.
+
+Dimensions: B events, S sensors.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megii_xec.physics import geometry as geo
+from megii_xec.physics.optics import light_on_sensors
+from megii_xec.physics.parameters import SimulationConfig
+from megii_xec.physics.response import Detector, Readout, build_detector, read_out
+from megii_xec.physics.shower import sample_showers
+from megii_xec.physics.solid_angle import sensor_view
+from megii_xec.physics.source import Photons, sample_photons
+
+Float32Array = NDArray[np.float32]
+FloatArray = NDArray[np.float64]
+
+# Part of the definition of a data set: the order of random draws depends on it.
+CHUNK_EVENTS = 64
+
+
+class PhotonEvents(NamedTuple):
+    """A chunk of simulated events: truth and measurement."""
+
+    photons: Photons
+    time_ns: FloatArray  # (B,) first interaction in the readout window
+    readout: Readout
+    solid_angle: Float32Array  # (B, S) sr, from the first interaction
+
+
+def _light(
+    config: SimulationConfig, photons: Photons, rng: np.random.Generator
+) -> tuple[Float32Array, Float32Array]:
+    """Photons on the sensors and their arrival (ns) after the first interaction, shape (B, S) each."""
+    clumps = sample_showers(config, photons, rng)
+    num = len(photons.energy_mev)
+    light, arrival = np.empty((2, num, geo.NUM_SENSORS), dtype=np.float32)
+    for event in range(num):
+        part = slice(clumps.start[event], clumps.start[event + 1])
+        light[event], arrival[event] = light_on_sensors(
+            config, clumps.position[part], clumps.energy_mev[part], clumps.time_ns[part]
+        )
+    return light, arrival
+
+
+def simulate_chunk(
+    config: SimulationConfig, detector: Detector, num_events: int, rng: np.random.Generator
+) -> PhotonEvents:
+    """Simulate events.
+
+    A second photon (pile-up) adds its light to the charge of every sensor. The pulse time follows the photon
+    that gives the sensor more light.
+
+    Args:
+        config: All parameters.
+        detector: The sensors, see `build_detector`.
+        num_events: Number of events B.
+        rng: Source of random numbers.
+
+    Returns:
+        The events.
+    """
+    photons = sample_photons(config, num_events, rng)
+    phase = rng.uniform(-0.5, 0.5, num_events) * config.sampling_phase_ns
+    time_ns = config.trigger_offset_ns + phase
+    light, arrival = _light(config, photons, rng)
+
+    piled_up = np.flatnonzero(rng.random(num_events) < config.pileup_probability)
+    if len(piled_up):
+        second = sample_photons(config, len(piled_up), rng)
+        delay = rng.exponential(config.pileup_delay_ns, (len(piled_up), 1)).astype(np.float32)
+        more_light, later = _light(config, second, rng)
+        brighter = more_light > light[piled_up]
+        arrival[piled_up] = np.where(brighter, later + delay, arrival[piled_up])
+        light[piled_up] += more_light
+
+    arrival += time_ns[:, None].astype(np.float32)
+    readout = read_out(config, detector, light, arrival, rng)
+    return PhotonEvents(photons, time_ns, readout, sensor_view(photons.conversion)[1])
+
+
+def iter_events(
+    config: SimulationConfig, num_events: int, rng: np.random.Generator
+) -> Iterator[PhotonEvents]:
+    """Simulate events in chunks of `CHUNK_EVENTS`.
+
+    Args:
+        config: All parameters.
+        num_events: Total number of events.
+        rng: Source of random numbers.
+
+    Yields:
+        Chunks in order; the last one may be smaller.
+    """
+    detector = build_detector(config)
+    for first in range(0, num_events, CHUNK_EVENTS):
+        yield simulate_chunk(config, detector, min(CHUNK_EVENTS, num_events - first), rng)

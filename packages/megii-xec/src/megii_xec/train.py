@@ -1,0 +1,273 @@
+"""`xec train`: the loop, read from top to bottom.
+
+One optimiser step sees `data.batch_size` events, whatever the number of processes and micro-batches: every
+rank takes its share of the global batch, and the share is cut into `train.accumulation_steps` pieces whose
+gradients add up. Validation runs on the averaged (EMA) weights. Everything that decides the next step is in
+the checkpoint, so a resumed run continues bit by bit. Under `torchrun` the same code runs on every rank and
+only rank 0 writes.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import Progress
+
+from hep_shared.amp import Amp, check_loss, explain_oom, resolve_device
+from hep_shared.distributed import World, init_world
+from hep_shared.ema import Ema
+from hep_shared.errors import ConfigError
+from hep_shared.optim import adamw
+from hep_shared.run import RunDir, capture, restore
+from hep_shared.schedule import cosine_with_warmup
+from hep_shared.seed import seed_everything
+from hep_shared.signals import StopTraining, stop_flag
+from megii_xec.config import Config
+from megii_xec.evaluate import evaluate
+from megii_xec.export import export
+from megii_xec.simulate import simulate
+from megii_xec.tasks import TASKS
+
+log = logging.getLogger(__name__)
+Item = TypeVar("Item")
+# The metrics that a finished training prints; all of them are in the run directory.
+HEADLINE = (
+    "val_resolution_deg", "energy_resolution_percent", "timing_width68", "u_width68", "v_width68", "w_width68"
+)  # fmt: skip
+
+
+@dataclass
+class Cursor:
+    """Where a training stands.
+
+    Attributes:
+        epoch: Current epoch, from 0.
+        batch: Next global batch of this epoch.
+        step: Optimiser steps since the start, skipped ones included.
+        loss_sum: Sum of this epoch's batch losses, for their mean.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the fields as plain numbers."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set the fields from `state`."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def train(config: Config, *, out: Path, resume: bool, device: str, command: str) -> dict[str, Any]:
+    """Train a model, evaluate it and export it; the run directory holds everything.
+
+    Args:
+        config: The whole configuration.
+        out: Run directory; it must not hold another run.
+        resume: Continue the run in `out` from its last checkpoint.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        command: Command line, for the record.
+
+    Returns:
+        Run directory, best validation loss and what `train.finish` gave; empty on ranks other than 0.
+
+    Raises:
+        UserError: For a configuration, an input file or a checkpoint that cannot be used.
+        StopTraining: After SIGTERM or SIGUSR1, once the state is saved.
+    """
+    settings = config.train
+    world = init_world(resolve_device(device))
+    seed_everything(settings.seed)  # every rank starts from the same weights
+    task = TASKS[config.task.kind]
+    if world.is_main:
+        config = with_data(config, out)
+    world.barrier()
+    config = with_data(config, out)  # the other ranks find the files
+    train_stream, validation_stream = task.build_streams(config, world)
+    model = task.build_model(config).to(world.device)
+    if settings.encoder_from is not None:
+        task.load_encoder(model, config, settings.encoder_from)
+    ema = Ema(model, settings.ema_decay)
+    optimizer = adamw(
+        model, lr=config.optim.lr, weight_decay=config.optim.weight_decay, groups=config.optim.lr_factors
+    )
+    num_steps = settings.epochs * train_stream.num_batches
+    schedule = cosine_with_warmup(
+        optimizer,
+        num_warmup_steps=round(config.optim.warmup_fraction * num_steps),
+        num_steps=num_steps,
+        min_ratio=config.optim.min_lr_ratio,
+    )
+    amp = Amp(world.device, settings.precision, config.optim.max_grad_norm)
+    cursor = Cursor()
+    state = {
+        "model": model, "ema": ema, "optimizer": optimizer, "schedule": schedule, "amp": amp, "cursor": cursor
+    }  # fmt: skip
+
+    run = open_run(config, world, out=out, resume=resume, command=command)
+    if run.has_checkpoint("last"):
+        checkpoint = run.load_checkpoint("last", map_location=world.device)
+        task.check_stamp(config, checkpoint["stamp"], run.path)
+        restore(checkpoint, **state)
+        log.info("resumed %s at epoch %d, batch %d", run.path, cursor.epoch + 1, cursor.batch)
+
+    def save(metric: float | None = None) -> None:
+        if world.is_main:
+            run.save_checkpoint(
+                {**capture(**state), "config": run.config, "stamp": task.stamp(config)},
+                step=cursor.step,
+                metric=metric,
+                keep_every=settings.keep_checkpoint_every_steps,
+            )
+        world.barrier()
+
+    if settings.compile:
+        model.compile()
+    forward = world.wrap(model)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with Progress(console=Console(stderr=True), disable=not world.is_main, transient=True) as progress:
+        bar = progress.add_task("training", total=num_steps, completed=cursor.step)
+        while cursor.epoch < settings.epochs:
+            started, waited, first_batch = time.perf_counter(), 0.0, cursor.batch
+            model.train()
+            for wait, batch in timed(train_stream.batches(cursor.epoch, start=cursor.batch)):
+                waited += wait
+                optimizer.zero_grad(set_to_none=True)
+                loss_sum = 0.0
+                with explain_oom(
+                    "raise train.accumulation_steps, which keeps the result and cuts the memory"
+                ):
+                    for part in batch.split(settings.accumulation_steps):
+                        with amp.autocast():
+                            loss = task.compute_loss(forward, part.to(world.device))
+                        amp.backward(loss / settings.accumulation_steps)
+                        loss_sum += check_loss(
+                            loss, epoch=cursor.epoch + 1, step=cursor.step, batch_id=batch.name,
+                            checkpoint=f"{run.path} with --resume" if run.has_checkpoint("last") else None,
+                        )  # fmt: skip
+                if not amp.step(optimizer, parameters).skipped:
+                    ema.update()
+                    schedule.step()
+                cursor.loss_sum += world.mean({"loss": loss_sum / settings.accumulation_steps})["loss"]
+                cursor.batch += 1
+                cursor.step += 1
+                progress.update(bar, completed=cursor.step)
+                if world.any(stop_flag().requested):
+                    save()
+                    raise run.stop() if world.is_main else StopTraining(run.path)
+                if settings.save_every_steps and cursor.step % settings.save_every_steps == 0:
+                    save()
+
+            seconds = time.perf_counter() - started
+            validation = task.validate(ema.module, validation_stream, world, amp)
+            record = {
+                "step": cursor.step,
+                "epoch": cursor.epoch + 1,
+                "train_loss": cursor.loss_sum / train_stream.num_batches,
+                "lr": schedule.get_last_lr()[0],
+                "skipped_steps": amp.num_skipped,
+                **validation,
+                "system/epoch_duration_sec": seconds,
+                "system/throughput_events_per_sec": (
+                    (train_stream.num_batches - first_batch) * config.data.batch_size / seconds
+                ),
+                "system/avg_data_load_sec": waited / (train_stream.num_batches - first_batch),
+                "system/compute_efficiency": 1.0 - waited / seconds,
+            }
+            cursor.epoch, cursor.batch, cursor.loss_sum = cursor.epoch + 1, 0, 0.0
+            if world.is_main:
+                run.log(record)
+            save(metric=validation["val_loss"])
+            log.info(
+                "epoch %d/%d  train %.4f  validation %.4f  %.0f events/s", cursor.epoch, settings.epochs,
+                record["train_loss"], record["val_loss"], record["system/throughput_events_per_sec"],
+            )  # fmt: skip
+    run.close()
+    world.close()
+    return finish(config, run) if world.is_main else {}
+
+
+def with_data(config: Config, out: Path) -> Config:
+    """Fill in the files of a simulated data set when the configuration names none.
+
+    Args:
+        config: The whole configuration.
+        out: Run directory; the data set goes into its folder `data`.
+
+    Returns:
+        A configuration that names files.
+
+    Raises:
+        ConfigError: There are neither files nor a data set to simulate.
+    """
+    data = config.data
+    if data.train:
+        return config
+    if data.simulated is None:
+        raise ConfigError(
+            "data.train names no files; give ROOT files, for example --set data.train='[photons/*.root]', "
+            "or set data.simulated.num_events to train on simulated photons."
+        )
+    total, files = data.simulated.num_events, {}
+    for index, (split, share) in enumerate({"train": 0.7, "validation": 0.1, "test": 0.2}.items()):
+        folder = out / "data" / split
+        if not folder.exists():
+            log.info(
+                "no data given: simulating %d events for %s into %s", round(share * total), split, folder
+            )
+        simulate(
+            config.simulation, folder, num_events=round(share * total), seed=3 * data.simulated.seed + index,
+            num_workers=data.simulated.num_workers, events_per_file=500,
+        )  # fmt: skip
+        files[split] = (f"{folder}/*.root",)
+    return config.model_copy(update={"data": data.model_copy(update=files)})
+
+
+def finish(config: Config, run: RunDir) -> dict[str, Any]:
+    """Evaluate and export the best weights, as `train.finish` says.
+
+    Args:
+        config: The whole configuration.
+        run: The finished run.
+
+    Returns:
+        What goes to the terminal.
+    """
+    result: dict[str, Any] = {"run": run.path, "best_val_loss": run.best_metric}
+    if "export" in config.train.finish:
+        result["onnx"] = export(run.path, run.path / "model.onnx")["output"]
+    if "evaluate" in config.train.finish:
+        evaluation = evaluate(run.path, device="auto")
+        for kind in ("network", "conventional"):
+            result[kind] = {name: evaluation[kind][name] for name in HEADLINE if name in evaluation[kind]}
+        result["figures"] = run.path / "figures"
+    return result
+
+
+def open_run(config: Config, world: World, *, out: Path, resume: bool, command: str) -> RunDir:
+    """Begin or continue the run on rank 0, then open it on all ranks."""
+    if world.is_main:
+        run = RunDir.create(out, config, command=command, sinks=config.train.track, resume=resume)
+        world.barrier()
+        return run
+    world.barrier()
+    return RunDir.open(out)
+
+
+def timed(batches: Iterator[Item]) -> Iterator[tuple[float, Item]]:
+    """Yield every batch with the seconds spent waiting for it."""
+    while True:
+        started = time.perf_counter()
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        yield time.perf_counter() - started, batch

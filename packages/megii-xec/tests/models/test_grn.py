@@ -1,0 +1,107 @@
+"""The folded GRN branch against the formula written out, forward and backward."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from megii_xec.models import grn
+from megii_xec.models.grn import GrnBranch
+
+
+def branch(reference, dim, dtype, *, recompute):
+    """Our branch and the written-out one with the same random weights."""
+    torch.manual_seed(0)
+    ours = GrnBranch(dim, recompute=recompute).to(dtype)
+    theirs = reference.Pointwise(dim).to(dtype)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.normal_(0, 0.3)
+    theirs.load_state_dict(
+        {f"grn.{name}" if name in ("gamma", "beta") else name: p for name, p in ours.state_dict().items()}
+    )
+    return ours, theirs
+
+
+def gradients(module, x: Tensor, weight: Tensor) -> list[Tensor]:
+    x = x.clone().requires_grad_()
+    return list(torch.autograd.grad((module(x) * weight).sum(), [x, *module.parameters()]))
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_forward_equals_the_formula(reference, monkeypatch, recompute, dtype, atol):
+    monkeypatch.setattr(grn, "CACHE_ELEMENTS", 2000)  # two chunks of unequal size
+    ours, theirs = branch(reference, 8, dtype, recompute=recompute)
+    x = torch.randn(3, 30, 8, dtype=dtype)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=atol)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+def test_gradients_equal_those_of_the_formula(reference, monkeypatch, recompute):
+    monkeypatch.setattr(grn, "CACHE_ELEMENTS", 2000)
+    ours, theirs = branch(reference, 8, torch.float64, recompute=recompute)
+    x, weight = torch.randn(2, 3, 30, 8, dtype=torch.float64)
+    named = dict(
+        zip(["x", *(n for n, _ in ours.named_parameters())], gradients(ours, x, weight), strict=True)
+    )
+    expected = dict(
+        zip(["x", *(n for n, _ in theirs.named_parameters())], gradients(theirs, x, weight), strict=True)
+    )
+    for name, value in expected.items():
+        torch.testing.assert_close(named[name.removeprefix("grn.")], value, rtol=1e-12, atol=1e-11, msg=name)
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+def test_gradient_is_finite_where_every_channel_is_silent(recompute):
+    ours = GrnBranch(4, recompute=recompute)
+    with torch.no_grad():
+        ours.gamma.fill_(1.0)
+        ours.expand.bias.zero_()
+        ours.norm.bias.zero_()
+    x = torch.zeros(2, 5, 4, requires_grad=True)  # layer norm of zeros is zero, and so is GELU
+    ours(x).sum().backward()
+    for gradient in (x.grad, *(p.grad for p in ours.parameters())):
+        assert gradient is not None
+        assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+def test_masked_positions_do_not_enter_the_norms(recompute):
+    ours = GrnBranch(8, recompute=recompute)
+    with torch.no_grad():
+        ours.gamma.normal_()
+    x = torch.randn(2, 10, 8, requires_grad=True)
+    visible = torch.ones(2, 10, 1)
+    visible[:, 6:] = 0
+    y = ours(x, visible)
+    torch.testing.assert_close(y[:, :6], ours(x[:, :6]))
+    (gradient,) = torch.autograd.grad(y[:, :6].sum(), x)
+    assert gradient[:, 6:].abs().max() == 0
+
+
+def test_recomputing_agrees_under_autocast():
+    torch.manual_seed(0)
+    stored, recomputed = GrnBranch(8, recompute=False), GrnBranch(8, recompute=True)
+    recomputed.load_state_dict(stored.state_dict())
+    x = torch.randn(2, 10, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        first, second = gradients(stored, x, x), gradients(recomputed, x, x)
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_drop_path_drops_whole_events_and_keeps_the_mean():
+    torch.manual_seed(0)
+    ours = GrnBranch(4, drop_path=0.25)
+    x = torch.randn(1, 3, 4).expand(4000, 3, 4)
+    full = ours.eval()(x[:1])
+    dropped = ours.train()(x)
+    kept = dropped.abs().amax((1, 2)) > 0
+    assert kept.float().mean().item() == pytest.approx(0.75, abs=0.03)
+    torch.testing.assert_close(dropped[kept][:1], full / 0.75)
+
+
+def test_no_events():
+    assert GrnBranch(4)(torch.zeros(0, 3, 4)).shape == (0, 3, 4)

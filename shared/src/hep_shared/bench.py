@@ -1,0 +1,139 @@
+"""Timing of our code against a peer's, and a record of the machine it was measured on.
+
+Ours and the peer run alternately within one process and take turns at going first, so that a machine that
+slows down slows both. With t_i and p_i the times of pair i,
+
+    ratio = median(p_i / t_i),    above 1: ours is faster.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One measured quantity; `ratio` above 1 means ours is better, `goal` is the project's own target."""
+
+    what: str
+    ours: float
+    peer: float | None
+    unit: str
+    ratio: float | None
+    goal: float | None
+    max_abs_diff: float | None
+
+
+class PairTiming(NamedTuple):
+    """Medians over the pairs: seconds, seconds, and peer time over ours."""
+
+    ours_s: float
+    peer_s: float
+    ratio: float
+
+
+def time_pairs(
+    ours: Callable[[], object], peer: Callable[[], object], *, pairs: int = 15, warmup: int = 2
+) -> PairTiming:
+    """Time two callables alternately.
+
+    Args:
+        ours: Our work; on a GPU it ends with `torch.cuda.synchronize()`.
+        peer: The same work done by the peer.
+        pairs: Number of timed pairs.
+        warmup: Number of pairs before them that do not count.
+
+    Returns:
+        Median times [s] and the median of the pairs' ratios.
+    """
+    times: list[tuple[float, float]] = []
+    for pair in range(warmup + pairs):
+        if pair % 2:
+            peer_s, ours_s = _seconds(peer), _seconds(ours)
+        else:
+            ours_s, peer_s = _seconds(ours), _seconds(peer)
+        if pair >= warmup:
+            times.append((ours_s, peer_s))
+    return PairTiming(
+        statistics.median(ours_s for ours_s, _ in times),
+        statistics.median(peer_s for _, peer_s in times),
+        statistics.median(peer_s / ours_s for ours_s, peer_s in times),
+    )
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter_ns()
+    work()
+    return max(1, time.perf_counter_ns() - start) * 1e-9
+
+
+def environment() -> dict[str, str | int]:
+    """Describe the machine and the software, for the head of a benchmark table.
+
+    Returns:
+        Date (UTC), processor, cores this process may use, threads, accelerator, platform, versions, git
+        revision.
+    """
+    import torch
+
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "accelerator": accelerator,
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "git_revision": _git_revision(),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux, or an ARM kernel that gives no name
+        return platform.processor() or platform.machine()
+
+
+def _git_revision() -> str:
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return "none"
+
+
+def print_rows(rows: Iterable[BenchRow], as_json: bool) -> None:
+    """Print the results on stdout.
+
+    Args:
+        rows: What was measured.
+        as_json: One JSON object a line, as `--json` promises, instead of a table.
+    """
+    if as_json:
+        for row in rows:
+            print(json.dumps(asdict(row), allow_nan=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("what", "unit", *(("ours", "peer", "ratio", "goal", "max_abs_diff")))
+    for row in rows:
+        numbers = (row.ours, row.peer, row.ratio, row.goal, row.max_abs_diff)
+        table.add_row(row.what, row.unit, *map(_short, numbers))
+    Console(file=sys.stdout).print(table)
+
+
+def _short(number: Any) -> str:
+    return "-" if number is None else f"{number:.3g}"
