@@ -13,7 +13,18 @@ PACKAGES = find_packages()
 for_each_package = pytest.mark.parametrize("package", PACKAGES, ids=[package.dist for package in PACKAGES])
 
 ROOMS = {
-    *("__init__.py", "py.typed", "config.py", "presets", "physics", "data", "models", "tasks", "cli.py", "templates"),
+    *(
+        "__init__.py",
+        "py.typed",
+        "config.py",
+        "presets",
+        "physics",
+        "data",
+        "models",
+        "tasks",
+        "cli.py",
+        "templates",
+    ),
     *("losses.py", "metrics.py", "plots.py", "event_display.py"),
     *("simulate.py", "train.py", "evaluate.py", "predict.py", "export.py", "bench.py", "report.py"),
 }

@@ -45,7 +45,7 @@ def fail(how: str, debug: DebugOption = False) -> None:
         assert stop_flag().requested
         raise StopTraining(Path("run/checkpoints/step_00000001.pt"))
 
-run_cli(app)
+run_cli(app, "program")
 """
 
 

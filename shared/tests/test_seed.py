@@ -4,8 +4,9 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
-from hep_shared.seed import epoch_permutation, event_generator, seed_everything, shard_seed
+from hep_shared.seed import epoch_permutation, event_generator, seed_everything, seed_step, shard_seed
 
 
 def test_epoch_permutation_is_a_permutation_that_depends_on_seed_and_epoch():
@@ -75,3 +76,15 @@ def test_seed_everything_repeats_every_generator():
 def test_importing_seed_does_not_import_torch():
     code = "import sys, hep_shared.seed; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_seed_step_depends_on_seed_step_and_rank_only() -> None:
+    draws = {}
+    for key in [(1, 5, 0), (2, 5, 0), (1, 6, 0), (1, 5, 1)]:
+        seed_step(*key)
+        draws[key] = torch.rand(4)
+        torch.rand(7)  # what was drawn before must not matter
+        seed_step(*key)
+        assert torch.equal(torch.rand(4), draws[key])
+    values = [tuple(draw.tolist()) for draw in draws.values()]
+    assert len(set(values)) == len(values)

@@ -37,7 +37,6 @@ _DEBUG = "HEP_DEBUG"  # an environment variable, so that worker processes inheri
 def _enable_debug(value: bool) -> bool:
     if value:
         os.environ[_DEBUG] = "1"
-        logging.getLogger().setLevel(logging.DEBUG)
     return value
 
 
@@ -68,25 +67,26 @@ ClusterOption = Annotated[
 DebugOption = Annotated[
     bool,
     typer.Option(
-        "--debug", callback=_enable_debug, is_eager=True, help="Debug log; tracebacks of user errors."
+        "--debug", callback=_enable_debug, is_eager=True, help="Show the tracebacks of user errors."
     ),
 ]
 
 
-def run_cli(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
+def run_cli(app: typer.Typer, package: str, args: Sequence[str] | None = None) -> NoReturn:
     """Run a program and leave with the exit code of the table above.
 
     Call it before anything imports torch: the stop handlers are installed first.
 
     Args:
         app: The program.
+        package: Its import package, whose log goes to the terminal; of other libraries only warnings do.
         args: Command line without the program's name; by default that of the process.
 
     Raises:
         SystemExit: Always.
     """
     install_stop_handlers()
-    _log_to_stderr()
+    _log_to_stderr(package)
     try:
         app(args=args)
     except UserError as error:
@@ -132,13 +132,14 @@ def _flatten(obj: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return rows
 
 
-def _log_to_stderr() -> None:
+def _log_to_stderr(package: str) -> None:
     from rich.console import Console
     from rich.logging import RichHandler
 
     handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="[%X]")
-    level = logging.DEBUG if os.environ.get(_DEBUG) == "1" else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    for name in ("hep_shared", package):
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

@@ -10,7 +10,7 @@ import random
 
 import numpy as np
 
-_PERMUTATION, _EVENT = 1, 2  # purposes: second half of the key
+_PERMUTATION, _EVENT, _STEP = 1, 2, 3  # purposes: second half of the key
 
 
 def _philox(seed: int, purpose: int, epoch: int, event: int) -> np.random.Philox:
@@ -74,3 +74,19 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  libraries that draw from the legacy generator
     torch.manual_seed(seed)
+
+
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Seed torch for one optimiser step, so that dropout after a resume is what it would have been.
+
+    The state of a generator would do for one process; with the step in the seed every rank of a resumed
+    distributed training draws its own former numbers too.
+
+    Args:
+        seed: Seed of the run, non-negative.
+        step: Optimiser steps taken before.
+        rank: Rank of this process.
+    """
+    import torch
+
+    torch.manual_seed(int(_philox(seed, _STEP, step, rank).random_raw()))

@@ -167,7 +167,7 @@ def report(
 
 def main() -> None:
     """Run the program."""
-    run_cli(app)
+    run_cli(app, "megii_xec")
 
 
 if __name__ == "__main__":

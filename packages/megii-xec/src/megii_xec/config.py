@@ -105,6 +105,11 @@ class ModelConfig(StrictModel):
             raise ConfigError(
                 f"model.dim is {self.dim}, which {self.num_heads} model.num_heads do not divide."
             )
+        if self.stem_stride > 2 and self.outer_mode == "split":
+            raise ConfigError(
+                f"model.stem_stride is {self.stem_stride}, too coarse for the outer face's 5 x 6 "
+                "centre; use 1 or 2, or model.outer_mode finegrid."
+            )
         if self.conv_channels is None and self.dim < 32:
             raise ConfigError(f"model.dim is {self.dim}; below 32 give model.conv_channels too.")
         return self

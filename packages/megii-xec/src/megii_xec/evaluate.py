@@ -43,6 +43,12 @@ EDGES: dict[str, NDArray[np.float64]] = {
     "w": np.array([0.0, 1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 14.0, 20.0]),
 }
 
+# Against what a resolution is drawn: directions against directions, everything against energy and depth.
+PROFILED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("theta", "phi", "opening_angle"), ("theta", "phi", "energy", "w")),
+    **dict.fromkeys(("energy_relative", "timing", "u", "v", "w"), ("energy", "u", "v", "w")),
+}
+
 
 def evaluate(
     run: Path, *, split: str = "test", device: str = "auto", checkpoint: str = "best"
@@ -214,17 +220,21 @@ def draw(
     }
     save(plots.residual_histograms(signed, widths), "residuals")
     for name, compared in by_quantity.items():
-        statistic = DISTANCE_STATISTIC if name in ("opening_angle", "distance") else SIGNED_STATISTIC
+        if name not in PROFILED:
+            continue
+        statistic = DISTANCE_STATISTIC if name == "opening_angle" else SIGNED_STATISTIC
         profiles = {
             variable: {
-                kind: metrics.profile(values, residual, EDGES[variable], statistic=statistic)
+                kind: metrics.profile(variables[variable], residual, EDGES[variable], statistic=statistic)
                 for kind, residual in compared.items()
             }
-            for variable, values in variables.items()
+            for variable in PROFILED[name]
+            if variable in variables
         }
-        limit = floor if name == "opening_angle" else None
-        save(plots.resolution_profiles(name, profiles, floor=limit), f"profile_{name}")
-        if name == "energy_relative" and "energy" in profiles:
+        if profiles:
+            limit = floor if name == "opening_angle" else None
+            save(plots.resolution_profiles(name, profiles, floor=limit), f"profile_{name}")
+        if name == "energy_relative":
             save(
                 plots.energy_resolution(profiles["energy"], energy_fits(profiles["energy"])),
                 "energy_resolution",

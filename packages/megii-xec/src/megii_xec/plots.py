@@ -44,8 +44,6 @@ STYLE: Any = {  # not dict[str, ...]: the stubs of rc_context want the literal n
     "ytick.direction": "in",
     "xtick.top": True,
     "ytick.right": True,
-    "xtick.minor.visible": True,
-    "ytick.minor.visible": True,
     "savefig.dpi": 160,
     "pdf.fonttype": 42,  # TrueType: text in the PDF stays text
 }
@@ -157,6 +155,7 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
         metadata = {"CreationDate": None} if target.suffix == ".pdf" else None
         with matplotlib.rc_context(STYLE), atomic_path(target) as temporary:
             figure.savefig(temporary, format=target.suffix[1:], metadata=metadata)
+        figure.set_layout_engine("none")  # it is laid out; doing it again takes as long as the drawing
     return targets
 
 

@@ -20,11 +20,11 @@ from rich.progress import Progress
 from hep_shared.amp import Amp, check_loss, explain_oom, resolve_device
 from hep_shared.distributed import World, init_world
 from hep_shared.ema import Ema
-from hep_shared.errors import ConfigError
+from hep_shared.errors import CheckpointError, ConfigError
 from hep_shared.optim import adamw
 from hep_shared.run import RunDir, capture, restore
 from hep_shared.schedule import cosine_with_warmup
-from hep_shared.seed import seed_everything
+from hep_shared.seed import seed_everything, seed_step
 from hep_shared.signals import StopTraining, stop_flag
 from megii_xec.config import Config
 from megii_xec.evaluate import evaluate
@@ -116,83 +116,104 @@ def train(config: Config, *, out: Path, resume: bool, device: str, command: str)
     if run.has_checkpoint("last"):
         checkpoint = run.load_checkpoint("last", map_location=world.device)
         task.check_stamp(config, checkpoint["stamp"], run.path)
+        check_data(checkpoint["data"], train_stream.signature, run.path)
         restore(checkpoint, **state)
         log.info("resumed %s at epoch %d, batch %d", run.path, cursor.epoch + 1, cursor.batch)
 
     def save(metric: float | None = None) -> None:
         if world.is_main:
             run.save_checkpoint(
-                {**capture(**state), "config": run.config, "stamp": task.stamp(config)},
+                {
+                    **capture(**state),
+                    "config": run.config,
+                    "stamp": task.stamp(config),
+                    "data": train_stream.signature,
+                },
                 step=cursor.step,
                 metric=metric,
                 keep_every=settings.keep_checkpoint_every_steps,
             )
         world.barrier()
 
+    def stop_if_asked() -> None:
+        if world.any(stop_flag().requested):
+            save()
+            raise run.stop() if world.is_main else StopTraining(run.path)
+
     if settings.compile:
         model.compile()
     forward = world.wrap(model)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    num_parts, num_batches = settings.accumulation_steps, train_stream.num_batches
+    last_checkpoint = f"{run.path} (--resume)"
     with Progress(console=Console(stderr=True), disable=not world.is_main, transient=True) as progress:
         bar = progress.add_task("training", total=num_steps, completed=cursor.step)
         while cursor.epoch < settings.epochs:
-            started, waited, first_batch = time.perf_counter(), 0.0, cursor.batch
+            started, waited, num_done = time.perf_counter(), 0.0, num_batches - cursor.batch
             model.train()
             for wait, batch in timed(train_stream.batches(cursor.epoch, start=cursor.batch)):
                 waited += wait
+                seed_step(settings.seed, cursor.step, world.rank)
                 optimizer.zero_grad(set_to_none=True)
-                loss_sum = 0.0
+                batch_loss = 0.0
                 with explain_oom(
-                    "raise train.accumulation_steps, which keeps the result and cuts the memory"
+                    "raise train.accumulation_steps, which cuts the memory and keeps the result"
                 ):
-                    for part in batch.split(settings.accumulation_steps):
+                    for part in batch.split(num_parts):
                         with amp.autocast():
-                            loss = task.compute_loss(forward, part.to(world.device))
-                        amp.backward(loss / settings.accumulation_steps)
-                        loss_sum += check_loss(
-                            loss, epoch=cursor.epoch + 1, step=cursor.step, batch_id=batch.name,
-                            checkpoint=f"{run.path} with --resume" if run.has_checkpoint("last") else None,
+                            loss = task.compute_loss(forward, part.to(world.device)) / num_parts
+                        amp.backward(loss)
+                        batch_loss += check_loss(
+                            loss, epoch=cursor.epoch + 1, step=cursor.step, batch_id=part.name,
+                            checkpoint=last_checkpoint if cursor.step else None,
                         )  # fmt: skip
                 if not amp.step(optimizer, parameters).skipped:
                     ema.update()
                     schedule.step()
-                cursor.loss_sum += world.mean({"loss": loss_sum / settings.accumulation_steps})["loss"]
+                cursor.loss_sum += world.mean({"loss": batch_loss})["loss"]
                 cursor.batch += 1
                 cursor.step += 1
-                progress.update(bar, completed=cursor.step)
-                if world.any(stop_flag().requested):
-                    save()
-                    raise run.stop() if world.is_main else StopTraining(run.path)
-                if settings.save_every_steps and cursor.step % settings.save_every_steps == 0:
-                    save()
+                progress.update(bar, completed=cursor.step, description=f"loss {batch_loss:.4f}")
+                if cursor.batch < num_batches:  # the end of an epoch saves by itself
+                    stop_if_asked()
+                    if settings.save_every_steps and cursor.step % settings.save_every_steps == 0:
+                        save()
 
             seconds = time.perf_counter() - started
             validation = task.validate(ema.module, validation_stream, world, amp)
             record = {
                 "step": cursor.step,
                 "epoch": cursor.epoch + 1,
-                "train_loss": cursor.loss_sum / train_stream.num_batches,
+                "train_loss": cursor.loss_sum / num_batches,
                 "lr": schedule.get_last_lr()[0],
                 "skipped_steps": amp.num_skipped,
                 **validation,
                 "system/epoch_duration_sec": seconds,
-                "system/throughput_events_per_sec": (
-                    (train_stream.num_batches - first_batch) * config.data.batch_size / seconds
-                ),
-                "system/avg_data_load_sec": waited / (train_stream.num_batches - first_batch),
+                "system/throughput_events_per_sec": num_done * config.data.batch_size / seconds,
+                "system/avg_data_load_sec": waited / num_done,
                 "system/compute_efficiency": 1.0 - waited / seconds,
             }
             cursor.epoch, cursor.batch, cursor.loss_sum = cursor.epoch + 1, 0, 0.0
             if world.is_main:
                 run.log(record)
+                log.info(
+                    "epoch %d/%d  train %.4f  validation %.4f  %.0f events/s", cursor.epoch, settings.epochs,
+                    record["train_loss"], record["val_loss"], record["system/throughput_events_per_sec"],
+                )  # fmt: skip
             save(metric=validation["val_loss"])
-            log.info(
-                "epoch %d/%d  train %.4f  validation %.4f  %.0f events/s", cursor.epoch, settings.epochs,
-                record["train_loss"], record["val_loss"], record["system/throughput_events_per_sec"],
-            )  # fmt: skip
+            stop_if_asked()
     run.close()
     world.close()
-    return finish(config, run) if world.is_main else {}
+    return finish(config, run, device) if world.is_main else {}
+
+
+def check_data(found: str, ours: str, run: Path) -> None:
+    """Refuse to resume on other events or another order: the result would be neither run."""
+    if found != ours:
+        raise CheckpointError(
+            f"{run} was trained on other files, or with another seed, data.batch_size, data.chunk_events, "
+            "data.mixed_chunks or data.selection; resume with the former ones or choose another --out."
+        )
 
 
 def with_data(config: Config, out: Path) -> Config:
@@ -231,12 +252,13 @@ def with_data(config: Config, out: Path) -> Config:
     return config.model_copy(update={"data": data.model_copy(update=files)})
 
 
-def finish(config: Config, run: RunDir) -> dict[str, Any]:
+def finish(config: Config, run: RunDir, device: str) -> dict[str, Any]:
     """Evaluate and export the best weights, as `train.finish` says.
 
     Args:
         config: The whole configuration.
         run: The finished run.
+        device: Where to evaluate.
 
     Returns:
         What goes to the terminal.
@@ -245,7 +267,7 @@ def finish(config: Config, run: RunDir) -> dict[str, Any]:
     if "export" in config.train.finish:
         result["onnx"] = export(run.path, run.path / "model.onnx")["output"]
     if "evaluate" in config.train.finish:
-        evaluation = evaluate(run.path, device="auto")
+        evaluation = evaluate(run.path, device=device)
         for kind in ("network", "conventional"):
             result[kind] = {name: evaluation[kind][name] for name in HEADLINE if name in evaluation[kind]}
         result["figures"] = run.path / "figures"

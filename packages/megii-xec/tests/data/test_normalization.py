@@ -108,10 +108,17 @@ def test_apply_writes_into_a_given_array_and_takes_no_events() -> None:
 
 def test_schemes_have_the_published_constants() -> None:
     legacy, new = Normalization(scheme="legacy"), Normalization(scheme="new")
-    assert (legacy.npho_scale, legacy.npho_scale2, legacy.time_scale_s, legacy.time_shift) == (0.58, 1, 6.5e-8, 0.5)
+    assert (legacy.npho_scale, legacy.npho_scale2, legacy.time_scale_s, legacy.time_shift) == (
+        0.58,
+        1,
+        6.5e-8,
+        0.5,
+    )
     assert (legacy.sentinel_time, legacy.npho_input) == (-5.0, "relative_npho")
     assert (new.npho_scale, new.npho_scale2, new.time_scale_s, new.time_shift) == (1000, 4.08, 1.14e-7, -0.46)
-    assert new.apply(np.full((1, 1), 58e3, "f4"), np.zeros((1, 1), "f4"))[0, 0, 0] == pytest.approx(1.0, abs=0.01)
+    assert new.apply(np.full((1, 1), 58e3, "f4"), np.zeros((1, 1), "f4"))[0, 0, 0] == pytest.approx(
+        1.0, abs=0.01
+    )
     assert Normalization(scheme="sqrt", npho_scale=5.0).npho_scale == 5.0
 
 

@@ -46,9 +46,13 @@ def assert_same(first: list[PhotonBatch], second: list[PhotonBatch]) -> None:
 
 
 def test_ordered_reading_gives_every_entry_once_with_its_own_values(photons: Path, columns: Columns) -> None:
-    batches = read(photons, batch_size=7, targets=("energy", "uvwFI", "timing"), extra=(UVW_TRUTH, ENERGY_RECO))
+    batches = read(
+        photons, batch_size=7, targets=("energy", "uvwFI", "timing"), extra=(UVW_TRUTH, ENERGY_RECO)
+    )
     assert max(len(batch) for batch in batches) <= 7
-    joined = {name: torch.cat([getattr(b, name) for b in batches]).numpy() for name in ("index", "event", "run")}
+    joined = {
+        name: torch.cat([getattr(b, name) for b in batches]).numpy() for name in ("index", "event", "run")
+    }
     np.testing.assert_array_equal(joined["index"], np.arange(60))
     np.testing.assert_array_equal(joined["event"], columns["event"])
     np.testing.assert_array_equal(joined["run"], columns["run"])
@@ -116,7 +120,8 @@ def test_ranks_share_the_global_batch(photons: Path, world_size: int) -> None:
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_read_consecutive_blocks_in_order(photons: Path, world_size: int) -> None:
     ranks = [
-        read(photons, batch_size=12, rank=rank, world_size=world_size, targets=()) for rank in range(world_size)
+        read(photons, batch_size=12, rank=rank, world_size=world_size, targets=())
+        for rank in range(world_size)
     ]
     assert list(itertools.chain(*itertools.chain(*map(indices, ranks)))) == list(range(60))
     assert len({len(batches) for batches in ranks}) == 1
@@ -156,7 +161,9 @@ def test_uses_cover_exactly_the_batches_that_need_a_chunk() -> None:
         assert needed[use.chunk] == set(range(use.first, use.last + 1))
 
 
-@pytest.mark.parametrize(("total", "batch_size", "world_size"), [(10, 4, 4), (10, 4, 1), (5, 100, 4), (61, 6, 3)])
+@pytest.mark.parametrize(
+    ("total", "batch_size", "world_size"), [(10, 4, 4), (10, 4, 1), (5, 100, 4), (61, 6, 3)]
+)
 def test_sequential_order_is_complete_for_awkward_sizes(total: int, batch_size: int, world_size: int) -> None:
     found, counts = [], set()
     for rank in range(world_size):
@@ -166,7 +173,9 @@ def test_sequential_order_is_complete_for_awkward_sizes(total: int, batch_size: 
         ends = np.cumsum(sizes)
         for batch in range(order.num_batches):
             rows = [
-                int(ends[p.chunk] - sizes[p.chunk]) + row for p in order.batch(batch) for row in range(p.start, p.stop)
+                int(ends[p.chunk] - sizes[p.chunk]) + row
+                for p in order.batch(batch)
+                for row in range(p.start, p.stop)
             ]
             assert rows
             found += rows
@@ -216,7 +225,11 @@ def test_signature_notices_what_changes_the_batches(photons: Path, make_photons:
 
     base = signature(photons)
     assert signature(photons, num_workers=3, rank=1, world_size=2) == base
-    others = [signature(photons, seed=6), signature(photons, num_lanes=2), signature(photons, chunk_events=20)]
+    others = [
+        signature(photons, seed=6),
+        signature(photons, num_lanes=2),
+        signature(photons, chunk_events=20),
+    ]
     others.append(signature(make_photons(num_events=20)))
     assert len({base, *others}) == 5
 
@@ -288,7 +301,8 @@ MEMORY_PROGRAM = """
 import resource, sys
 from megii_xec.data.normalization import Normalization
 from megii_xec.data.stream import PhotonStream
-with PhotonStream(sys.argv[1:], Normalization(), batch_size=20, chunk_events=50, num_lanes=4, shuffle=True) as stream:
+options = {"batch_size": 20, "chunk_events": 50, "num_lanes": 4, "shuffle": True}
+with PhotonStream(sys.argv[1:], Normalization(), **options) as stream:
     num = sum(len(batch) for batch in stream.batches())
 print(num, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """

@@ -20,7 +20,9 @@ def test_missing_reference_time_gives_nan(columns: dict[str, np.ndarray]) -> Non
 
 
 @pytest.mark.parametrize("name", list(TARGETS))
-def test_scaling_is_inverted_and_gives_numbers_of_order_one(name: str, columns: dict[str, np.ndarray]) -> None:
+def test_scaling_is_inverted_and_gives_numbers_of_order_one(
+    name: str, columns: dict[str, np.ndarray]
+) -> None:
     scaling, values = TargetScaling(), TARGETS[name].compute(columns)
     scaled = scaling.scale(name, values)
     assert np.abs(scaled).max() < 5

@@ -85,9 +85,18 @@ def test_a_face_changes_its_own_token_only(make_encoder, events, face):
     assert [encoder.tokens[i] for i in difference.nonzero().flatten()] == [face]
 
 
-@pytest.mark.parametrize("mode", ["finegrid", "split"])
-def test_values_of_masked_sensors_change_nothing(make_encoder, events, mode):
-    encoder = make_encoder(outer_mode=mode)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"outer_mode": "split"},
+        {"stem_stride": 2, "outer_pool": None},
+        {"stem_stride": 3},
+        {"stem_stride": 4},
+    ],
+)
+def test_values_of_masked_sensors_change_nothing(make_encoder, events, options):
+    encoder = make_encoder(**options)
     generator = torch.Generator().manual_seed(3)
     mask = torch.rand(4, NUM_SENSORS, generator=generator) < 0.6
     mask[:, 4742:] = True  # the 18 tubes of the outer centre among them
@@ -169,6 +178,10 @@ def test_bfloat16_autocast(make_encoder, events, masked):
 def test_unknown_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         XecEncoder(dim=64, area_scaling="legacy", **options)
+
+
+def test_no_events(make_encoder):
+    assert make_encoder()(torch.zeros(0, NUM_SENSORS, 2)).shape == (0, 6, 128)
 
 
 def test_wrong_shape_is_refused(make_encoder):

@@ -158,7 +158,7 @@ class Downsample(nn.Module):
         if visible is None:
             return y, None
         stride = self.conv.stride[0]
-        seen = F.max_pool2d(visible.permute(0, 3, 1, 2), stride).permute(0, 2, 3, 1)
+        seen = F.max_pool2d(visible.permute(0, 3, 1, 2), stride, ceil_mode=True).permute(0, 2, 3, 1)
         return y, seen[:, : y.shape[1], : y.shape[2]]
 
 

@@ -223,9 +223,9 @@ class XecEncoder(nn.Module):
         sides = self.backbone("side", *take(self.grids["side"], *FACE_SLICES["us"], *FACE_SLICES["ds"]))
         outer = self.backbone("outer", *self.outer(x, visible))
         ends = self.hexagon(*take((NUM_HEX,), *FACE_SLICES["top"], *FACE_SLICES["bottom"]))
-        tokens = [inner, sides, outer, ends]
+        tokens = [(inner, 1), (sides, 2), (outer, 1), (ends, 2)]
         if "center" in self.tokens:
-            tokens.append(self.backbone("center", *take(self.grids["center"], self.center_ids)))
+            tokens.append((self.backbone("center", *take(self.grids["center"], self.center_ids)), 1))
         # Faces lined up along the batch become neighbouring tokens of their event.
-        by_event = [torch.unflatten(token, 0, (-1, x.shape[0])).transpose(0, 1) for token in tokens]
+        by_event = [torch.unflatten(token, 0, (num, x.shape[0])).transpose(0, 1) for token, num in tokens]
         return torch.cat(by_event, dim=1)
