@@ -136,10 +136,11 @@ def _log_to_stderr(package: str) -> None:
     from rich.console import Console
     from rich.logging import RichHandler
 
+    ours = {"hep_shared", package}
     handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="[%X]")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
-    for name in ("hep_shared", package):
-        logging.getLogger(name).setLevel(logging.INFO)
+    # By name and not by logger level: some libraries set the levels of their loggers themselves.
+    handler.addFilter(lambda r: r.levelno >= logging.WARNING or r.name.partition(".")[0] in ours)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

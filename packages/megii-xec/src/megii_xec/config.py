@@ -28,7 +28,7 @@ LossName = Literal[
 class SimulatedData(StrictModel):
     """A data set that is simulated when no files are given: 70 % training, 10 % validation, 20 % test."""
 
-    num_events: int = Field(6000, ge=10, description="Events of all three parts together.")
+    num_events: int = Field(6000, ge=20, multiple_of=20, description="Events of all three parts together.")
     num_workers: int = Field(2, ge=0, description="Simulating processes.")
     seed: int = Field(1, ge=0, description="Seed of the simulation.")
 

@@ -34,6 +34,7 @@ from megii_xec.tasks import TASKS
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
+NUM_SIMULATED_FILES = 20  # of which 14 are for training, 2 for validation and 4 for the test
 # The metrics that a finished training prints; all of them are in the run directory.
 HEADLINE = (
     "val_resolution_deg", "energy_resolution_percent", "timing_width68", "u_width68", "v_width68", "w_width68"
@@ -237,19 +238,17 @@ def with_data(config: Config, out: Path) -> Config:
             "data.train names no files; give ROOT files, for example --set data.train='[photons/*.root]', "
             "or set data.simulated.num_events to train on simulated photons."
         )
-    total, files = data.simulated.num_events, {}
-    for index, (split, share) in enumerate({"train": 0.7, "validation": 0.1, "test": 0.2}.items()):
-        folder = out / "data" / split
-        if not folder.exists():
-            log.info(
-                "no data given: simulating %d events for %s into %s", round(share * total), split, folder
-            )
-        simulate(
-            config.simulation, folder, num_events=round(share * total), seed=3 * data.simulated.seed + index,
-            num_workers=data.simulated.num_workers, events_per_file=500,
-        )  # fmt: skip
-        files[split] = (f"{folder}/*.root",)
-    return config.model_copy(update={"data": data.model_copy(update=files)})
+    folder, wanted = out / "data", data.simulated
+    if not folder.exists():
+        log.info("no data given: simulating %d photons into %s", wanted.num_events, folder)
+    files = simulate(
+        config.simulation, folder, num_events=wanted.num_events, seed=wanted.seed,
+        num_workers=wanted.num_workers, events_per_file=-(-wanted.num_events // NUM_SIMULATED_FILES),
+    )  # fmt: skip
+    names = [str(file) for file in files]
+    parts = {"train": names[:-6], "validation": names[-6:-4], "test": names[-4:]}
+    update = {split: tuple(part) for split, part in parts.items()}
+    return config.model_copy(update={"data": data.model_copy(update=update)})
 
 
 def finish(config: Config, run: RunDir, device: str) -> dict[str, Any]:
