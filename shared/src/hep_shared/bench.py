@@ -10,13 +10,14 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+
+from hep_shared.run import git_revision
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def environment() -> dict[str, str | int]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "git_revision": _git_revision(),
+        "git_revision": git_revision() or "none",
     }
 
 
@@ -104,14 +105,6 @@ def _cpu_model() -> str:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):  # not Linux, or an ARM kernel that gives no name
         return platform.processor() or platform.machine()
-
-
-def _git_revision() -> str:
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return "none"
 
 
 def print_rows(rows: Iterable[BenchRow], as_json: bool) -> None:

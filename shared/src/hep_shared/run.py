@@ -350,18 +350,27 @@ def _provenance(command: str | Sequence[str]) -> Data:
     return {
         "command": command if isinstance(command, str) else shlex.join(command),
         "start_time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": _git_revision(),
+        "git": git_revision(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "packages": {d.name: d.version for d in importlib.metadata.distributions()},
     }
 
 
-def _git_revision() -> str | None:
-    """Revision of the tree this code was imported from, ``-dirty`` when it has changes."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+def git_revision() -> str | None:
+    """Revision of the checkout that this code runs from.
+
+    Returns:
+        The commit, ``-dirty`` when the checkout has changes; None outside of a checkout, also when the code
+        is installed into an environment that lies inside somebody else's.
+    """
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+        for command in (
+            [*git, "ls-files", "--error-unmatch", Path(__file__).name],
+            [*git, "describe", "--always", "--dirty", "--abbrev=40"],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
-    return result.stdout.strip()
+    return done.stdout.strip()
