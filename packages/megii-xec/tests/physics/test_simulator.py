@@ -6,7 +6,7 @@ from megii_xec.physics import geometry as geo
 from megii_xec.physics.optics import diffuse_light, light_on_sensors, surface_area
 from megii_xec.physics.parameters import SimulationConfig
 from megii_xec.physics.response import build_detector, read_out
-from megii_xec.physics.simulator import PhotonEvents, iter_events
+from megii_xec.physics.simulator import CHUNK_EVENTS, PhotonEvents, iter_events, simulate_chunk, triggers
 
 SIGNAL = SimulationConfig(energy_spectrum="signal")
 
@@ -186,3 +186,17 @@ def test_pile_up_adds_light():
     assert ratio.mean() == pytest.approx(2.0, rel=0.1)
     later = np.nanmean(double.readout.time_ns - double.time_ns[:, None])
     assert later > np.nanmean(single.readout.time_ns - single.time_ns[:, None]) + 10
+
+
+def test_events_without_a_timed_pulse_are_not_recorded():
+    rng = np.random.default_rng(1)
+    dim = SimulationConfig(photons_per_mev=46_300.0 / 60)  # so little light that most events are lost
+    detector = build_detector(dim)
+    chunk = simulate_chunk(dim, detector, CHUNK_EVENTS, rng)
+    recorded = triggers(chunk.readout)
+    assert 0 < recorded.sum() < CHUNK_EVENTS
+    kept = list(iter_events(dim, 40, rng))
+    assert sum(len(events.time_ns) for events in kept) == 40
+    for events in kept:
+        assert triggers(events.readout).all()
+        assert len(events.photons.energy_mev) == len(events.readout.npho) == len(events.solid_angle)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from megii_xec.physics import geometry as geo
 from megii_xec.physics.optics import light_on_sensors
 from megii_xec.physics.parameters import SimulationConfig
+from megii_xec.physics.reconstruction import MIN_NPE_FOR_TIME
 from megii_xec.physics.response import Detector, Readout, build_detector, read_out
 from megii_xec.physics.shower import sample_showers
 from megii_xec.physics.solid_angle import sensor_view
@@ -90,16 +91,54 @@ def simulate_chunk(
 def iter_events(
     config: SimulationConfig, num_events: int, rng: np.random.Generator
 ) -> Iterator[PhotonEvents]:
-    """Simulate events in chunks of `CHUNK_EVENTS`.
+    """Simulate chunks of `CHUNK_EVENTS` events and keep what the detector records.
 
     Args:
         config: All parameters.
-        num_events: Total number of events.
+        num_events: Total number of recorded events.
         rng: Source of random numbers.
 
     Yields:
-        Chunks in order; the last one may be smaller.
+        Chunks in order, of at most `CHUNK_EVENTS` events.
     """
     detector = build_detector(config)
-    for first in range(0, num_events, CHUNK_EVENTS):
-        yield simulate_chunk(config, detector, min(CHUNK_EVENTS, num_events - first), rng)
+    missing = num_events
+    while missing:
+        events = simulate_chunk(config, detector, CHUNK_EVENTS, rng)
+        recorded = np.flatnonzero(triggers(events.readout))[:missing]
+        missing -= len(recorded)
+        if len(recorded):
+            yield take(events, recorded)
+
+
+def triggers(readout: Readout) -> NDArray[np.bool_]:
+    """Whether the detector records an event: a sensor has a pulse that can be timed.
+
+    A photon that converts at the back wall can lose all its light; nothing would start the readout.
+
+    Args:
+        readout: Measurements of B events.
+
+    Returns:
+        True where recorded, shape (B,).
+    """
+    timed = (readout.nphe > MIN_NPE_FOR_TIME) & np.isfinite(readout.time_ns)
+    return np.asarray(timed.any(axis=1))
+
+
+def take(events: PhotonEvents, rows: NDArray[np.int64]) -> PhotonEvents:
+    """Pick events out of a chunk.
+
+    Args:
+        events: B events.
+        rows: Numbers of the wanted ones.
+
+    Returns:
+        Those events.
+    """
+    return PhotonEvents(
+        Photons(*(values[rows] for values in events.photons)),
+        events.time_ns[rows],
+        Readout(*(values[rows] for values in events.readout)),
+        events.solid_angle[rows],
+    )
