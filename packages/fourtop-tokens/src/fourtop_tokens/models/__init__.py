@@ -1,0 +1,1 @@
+"""Token embeddings, the transformer, the VQ-VAE; plain keyword arguments."""

@@ -1,0 +1,3 @@
+"""Neural and classical extrapolation of charged tracks through a dipole magnet."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Names on disk, readers and writers of field maps and track batches."""

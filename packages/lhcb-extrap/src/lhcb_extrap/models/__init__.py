@@ -1,0 +1,1 @@
+"""Networks; plain keyword arguments."""

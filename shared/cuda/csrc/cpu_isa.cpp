@@ -1,0 +1,95 @@
+// Compiled once per instruction set: loops over tracks, a lane's width at a time.
+#include "core/propagate.h"
+#include "core/table.h"
+
+#define HEPK_PASTE_(a, b) a##b
+#define HEPK_PASTE(a, b) HEPK_PASTE_(a, b)
+#define HEPK_STRING_(a) #a
+#define HEPK_STRING(a) HEPK_STRING_(a)
+
+namespace hepk {
+inline namespace HEPK_ISA {
+
+// Column `column` of `width` rows into a lane; rows past the end repeat the last one.
+template <class F, class T>
+F load(const T* rows, int64_t row, int64_t last, int stride, int column) {
+  if constexpr (lane<F>::width == 1) {
+    (void)last;
+    return rows[row * stride + column];
+  } else {
+    F value{};
+    for (int i = 0; i < lane<F>::width; ++i) {
+      const int64_t r = row + i < last ? row + i : last;
+      value[i] = rows[r * stride + column];
+    }
+    return value;
+  }
+}
+
+template <class F, class T>
+void store(F value, T* rows, int64_t row, int64_t end, int stride, int column) {
+  if constexpr (lane<F>::width == 1) {
+    (void)end;
+    rows[row * stride + column] = value;
+  } else {
+    for (int i = 0; i < lane<F>::width && row + i < end; ++i) rows[(row + i) * stride + column] = value[i];
+  }
+}
+
+template <class F, class T>
+Vec3<F> load3(const T* rows, int64_t row, int64_t last) {
+  return {load<F>(rows, row, last, 3, 0), load<F>(rows, row, last, 3, 1), load<F>(rows, row, last, 3, 2)};
+}
+
+template <class F, class T>
+void store3(const Vec3<F>& value, T* rows, int64_t row, int64_t end) {
+  store(value.x, rows, row, end, 3, 0);
+  store(value.y, rows, row, end, 3, 1);
+  store(value.z, rows, row, end, 3, 2);
+}
+
+template <class F, class T>
+void field(const Grid& grid, const T* points, T* out, int64_t begin, int64_t end) {
+  const FieldMap<T> map(grid);
+  for (int64_t n = begin; n < end; n += lane<F>::width) {
+    store3(field_at(map, load3<F>(points, n, end - 1)), out, n, end);
+  }
+}
+
+template <class F, class T>
+void pullback(const Grid& grid, const T* points, const T* grad, T* out, int64_t begin, int64_t end) {
+  const FieldMap<T> map(grid);
+  for (int64_t n = begin; n < end; n += lane<F>::width) {
+    store3(pull_back(map, load3<F>(points, n, end - 1), load3<F>(grad, n, end - 1)), out, n, end);
+  }
+}
+
+template <class F, class T>
+void propagate(const Grid& grid, const T* state, const T* z, const T* dz, T* out, int num_steps, bool nystroem,
+               int64_t begin, int64_t end) {
+  const FieldMap<T> map(grid);
+  for (int64_t n = begin; n < end; n += lane<F>::width) {
+    const int64_t last = end - 1;
+    State<F> s{load<F>(state, n, last, 5, 0), load<F>(state, n, last, 5, 1), load<F>(state, n, last, 5, 2),
+               load<F>(state, n, last, 5, 3)};
+    const F qop = load<F>(state, n, last, 5, 4);
+    const F curvature = qop * splat<F>(static_cast<T>(kCurvature));
+    const F z0 = load<F>(z, n, last, 1, 0), length = load<F>(dz, n, last, 1, 0);
+    s = nystroem ? rkn4(map, s, curvature, z0, length, num_steps) : rk4(map, s, curvature, z0, length, num_steps);
+    store(s.x, out, n, end, 5, 0);
+    store(s.y, out, n, end, 5, 1);
+    store(s.tx, out, n, end, 5, 2);
+    store(s.ty, out, n, end, 5, 3);
+    store(qop, out, n, end, 5, 4);
+  }
+}
+
+}  // namespace HEPK_ISA
+
+const Table HEPK_PASTE(table_, HEPK_ISA) = {
+    HEPK_STRING(HEPK_ISA),
+    {field<float_lanes>, pullback<float_lanes>, propagate<float_lanes>},
+    {field<double_lanes>, pullback<double_lanes>, propagate<double_lanes>},
+};
+
+}  // namespace hepk

@@ -1,0 +1,97 @@
+// CUDA: one thread a row, the arithmetic of core/ with a lane of one number. No torch headers, which would cost
+// half a minute of compilation.
+#include <cuda_runtime.h>
+
+#include "core/propagate.h"
+#include "core/table.h"
+
+namespace hepk {
+namespace {
+
+constexpr int kThreads = 128;
+
+int blocks(int64_t rows) { return static_cast<int>((rows + kThreads - 1) / kThreads); }
+
+__device__ int64_t this_row() { return int64_t{blockIdx.x} * kThreads + threadIdx.x; }
+
+template <class T>
+__device__ Vec3<T> load3(const T* __restrict__ rows, int64_t n) {
+  return {rows[3 * n], rows[3 * n + 1], rows[3 * n + 2]};
+}
+
+template <class T>
+__device__ void store3(const Vec3<T>& value, T* __restrict__ rows, int64_t n) {
+  rows[3 * n] = value.x;
+  rows[3 * n + 1] = value.y;
+  rows[3 * n + 2] = value.z;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    field_kernel(FieldMap<T> map, const T* __restrict__ points, T* __restrict__ out, int64_t rows) {
+  const int64_t n = this_row();
+  if (n < rows) store3(field_at(map, load3(points, n)), out, n);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    pullback_kernel(FieldMap<T> map, const T* __restrict__ points, const T* __restrict__ grad, T* __restrict__ out,
+                    int64_t rows) {
+  const int64_t n = this_row();
+  if (n < rows) store3(pull_back(map, load3(points, n), load3(grad, n)), out, n);
+}
+
+template <class T, bool nystroem>
+__global__ void __launch_bounds__(kThreads)
+    propagate_kernel(FieldMap<T> map, const T* __restrict__ state, const T* __restrict__ z, const T* __restrict__ dz,
+                     T* __restrict__ out, int num_steps, int64_t rows) {
+  const int64_t n = this_row();
+  if (n >= rows) return;
+  const T* in = state + 5 * n;
+  State<T> s{in[0], in[1], in[2], in[3]};
+  const T curvature = in[4] * static_cast<T>(kCurvature);
+  s = nystroem ? rkn4(map, s, curvature, z[n], dz[n], num_steps) : rk4(map, s, curvature, z[n], dz[n], num_steps);
+  T* result = out + 5 * n;
+  result[0] = s.x;
+  result[1] = s.y;
+  result[2] = s.tx;
+  result[3] = s.ty;
+  result[4] = in[4];
+}
+
+}  // namespace
+
+template <class T>
+int cuda_field(const Grid& grid, const T* points, T* field, int64_t rows, void* stream) {
+  const FieldMap<T> map(grid);
+  field_kernel<<<blocks(rows), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(map, points, field, rows);
+  return cudaGetLastError();
+}
+
+template <class T>
+int cuda_pullback(const Grid& grid, const T* points, const T* grad, T* out, int64_t rows, void* stream) {
+  const FieldMap<T> map(grid);
+  pullback_kernel<<<blocks(rows), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(map, points, grad, out, rows);
+  return cudaGetLastError();
+}
+
+template <class T>
+int cuda_propagate(const Grid& grid, const T* state, const T* z, const T* dz, T* out, int num_steps, bool nystroem,
+                   int64_t rows, void* stream) {
+  const FieldMap<T> map(grid);
+  const auto kernel = nystroem ? propagate_kernel<T, true> : propagate_kernel<T, false>;
+  kernel<<<blocks(rows), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(map, state, z, dz, out, num_steps, rows);
+  return cudaGetLastError();
+}
+
+const char* cuda_error(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
+
+template int cuda_field(const Grid&, const float*, float*, int64_t, void*);
+template int cuda_field(const Grid&, const double*, double*, int64_t, void*);
+template int cuda_pullback(const Grid&, const float*, const float*, float*, int64_t, void*);
+template int cuda_pullback(const Grid&, const double*, const double*, double*, int64_t, void*);
+template int cuda_propagate(const Grid&, const float*, const float*, const float*, float*, int, bool, int64_t, void*);
+template int cuda_propagate(const Grid&, const double*, const double*, const double*, double*, int, bool, int64_t,
+                            void*);
+
+}  // namespace hepk

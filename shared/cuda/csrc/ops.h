@@ -1,0 +1,123 @@
+// The operators as torch calls them, for any device: checks, allocation, choice of the dtype.
+//
+// Schemas, fakes and derivatives live in Python (hep_shared.ops), where the public functions have checked the
+// arguments already; the checks here keep a direct call of an operator from reading memory that is not its own.
+// Stable ABI of torch 2.11 and later. `Device` says which tensors are its own and runs a kernel on them.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <limits>
+#include <vector>
+
+#include "core/table.h"
+
+namespace hepk {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <class T>
+const T* data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+// Rows of numbers that decide dtype and device of a call; `columns` 0 stands for (N,).
+template <class Device>
+Tensor leading_rows(const char* op, const char* name, const Tensor& rows, int64_t columns) {
+  STD_TORCH_CHECK(Device::owns(rows), op, ": ", name, " must be on the ", Device::name());
+  STD_TORCH_CHECK(rows.scalar_type() == ScalarType::Float || rows.scalar_type() == ScalarType::Double, op, ": ", name,
+                  " must be float32 or float64");
+  STD_TORCH_CHECK(rows.dim() == 2 && rows.size(1) == columns, op, ": ", name, " must be (N, ", columns, ")");
+  return torch::stable::contiguous(rows);
+}
+
+inline void check_like(const char* op, const char* name, const Tensor& tensor, const Tensor& leading) {
+  STD_TORCH_CHECK(tensor.device() == leading.device() && tensor.scalar_type() == leading.scalar_type(), op, ": ", name,
+                  " must have the device and the dtype of the first argument");
+}
+
+inline Tensor column(const char* op, const char* name, const Tensor& values, const Tensor& leading) {
+  check_like(op, name, values, leading);
+  STD_TORCH_CHECK(values.dim() == 1 && values.size(0) == leading.size(0), op, ": ", name, " must be (N,)");
+  return torch::stable::contiguous(values);
+}
+
+// `frame`: origin x, y, z and inverse spacing x, y, z.
+inline Grid checked_grid(const char* op, const Tensor& grid, const std::vector<double>& frame, const Tensor& leading) {
+  check_like(op, "grid", grid, leading);
+  STD_TORCH_CHECK(grid.dim() == 4 && grid.size(3) == 3, op, ": grid must be (nx, ny, nz, 3)");
+  STD_TORCH_CHECK(frame.size() == 6, op, ": frame must be origin x, y, z and inverse spacing x, y, z");
+  Grid result{grid.const_data_ptr(), {}, {}, {}, {}};
+  constexpr int64_t kLimit = std::numeric_limits<int32_t>::max();
+  int64_t last = 0;
+  for (int axis = 0; axis < 4; ++axis) {
+    STD_TORCH_CHECK(grid.size(axis) > 1 && grid.size(axis) <= kLimit && grid.stride(axis) <= kLimit, op,
+                    ": grid needs at least two nodes and at most 2^31 numbers on each axis");
+    last += (grid.size(axis) - 1) * grid.stride(axis);
+    STD_TORCH_CHECK(last <= kLimit, op, ": grid spans more than 2^31 numbers");
+    result.stride[axis] = static_cast<int32_t>(grid.stride(axis));
+    if (axis == 3) break;
+    result.nodes[axis] = static_cast<int32_t>(grid.size(axis));
+    result.origin[axis] = frame[axis];
+    result.inv_spacing[axis] = frame[axis + 3];
+  }
+  return result;
+}
+
+template <class Device>
+Tensor field_lookup(Tensor points, Tensor grid, std::vector<double> frame) {
+  const char* op = "hep::field_lookup";
+  points = leading_rows<Device>(op, "points", points, 3);
+  const Grid map = checked_grid(op, grid, frame, points);
+  Tensor out = torch::stable::empty_like(points);
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Device::template field<T>(points, map, data<T>(points), static_cast<T*>(out.mutable_data_ptr()));
+  };
+  if (points.size(0) == 0) return out;
+  points.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  return out;
+}
+
+template <class Device>
+Tensor field_pullback(Tensor points, Tensor grid, Tensor grad, std::vector<double> frame) {
+  const char* op = "hep::field_pullback";
+  points = leading_rows<Device>(op, "points", points, 3);
+  grad = leading_rows<Device>(op, "grad", grad, 3);
+  check_like(op, "grad", grad, points);
+  STD_TORCH_CHECK(grad.size(0) == points.size(0), op, ": grad must be (N, 3)");
+  const Grid map = checked_grid(op, grid, frame, points);
+  Tensor out = torch::stable::empty_like(points);
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Device::template pullback<T>(points, map, data<T>(points), data<T>(grad), static_cast<T*>(out.mutable_data_ptr()));
+  };
+  if (points.size(0) == 0) return out;
+  points.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  return out;
+}
+
+template <class Device>
+Tensor propagate(Tensor state, Tensor z, Tensor dz, Tensor grid, std::vector<double> frame, int64_t num_steps,
+                 bool nystroem) {
+  const char* op = "hep::propagate";
+  state = leading_rows<Device>(op, "state", state, 5);
+  z = column(op, "z", z, state);
+  dz = column(op, "dz", dz, state);
+  const Grid map = checked_grid(op, grid, frame, state);
+  STD_TORCH_CHECK(num_steps >= 1 && num_steps <= 1'000'000, op, ": num_steps must be from 1 to 1000000");
+  Tensor out = torch::stable::empty_like(state);
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Device::template propagate<T>(state, map, data<T>(state), data<T>(z), data<T>(dz),
+                                  static_cast<T*>(out.mutable_data_ptr()), static_cast<int>(num_steps), nystroem);
+  };
+  if (state.size(0) == 0) return out;
+  state.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  return out;
+}
+
+}  // namespace hepk

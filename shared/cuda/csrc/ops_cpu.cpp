@@ -1,0 +1,86 @@
+// Operators for CPU tensors: the instruction set is chosen at run time, rows are shared out among torch's threads.
+#include <cstdlib>
+#include <cstring>
+
+#include "ops.h"
+
+namespace {
+
+using torch::stable::Tensor;
+
+// HEP_SHARED_ISA=scalar|avx2|avx512 forces one, for tests; null for a name that is unknown or more than the machine
+// has. The features asked for are those of the compiler flags in CMakeLists.txt.
+const hepk::Table* choose() {
+  const char* asked = std::getenv("HEP_SHARED_ISA");
+  const auto wanted = [asked](const hepk::Table& table) {
+    return asked == nullptr || *asked == '\0' || std::strcmp(asked, table.name) == 0;
+  };
+#if defined(HEPK_X86)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl");
+  if (avx512 && wanted(hepk::table_avx512)) return &hepk::table_avx512;
+  if (avx2 && wanted(hepk::table_avx2)) return &hepk::table_avx2;
+#endif
+  return wanted(hepk::table_scalar) ? &hepk::table_scalar : nullptr;
+}
+
+const hepk::Table* chosen() {
+  static const hepk::Table* table = choose();
+  return table;
+}
+
+template <class T>
+const hepk::Kernels<T>& kernels() {
+  STD_TORCH_CHECK(chosen() != nullptr, "HEP_SHARED_ISA is none of scalar, avx2, avx512 or more than this machine has");
+  if constexpr (sizeof(T) == 4) {
+    return chosen()->f32;
+  } else {
+    return chosen()->f64;
+  }
+}
+
+constexpr int64_t kGrain = 256;  // rows a thread takes at least; a multiple of every lane width
+
+struct Cpu {
+  static const char* name() { return "CPU"; }
+  static bool owns(const Tensor& tensor) { return tensor.is_cpu(); }
+
+  template <class T>
+  static void field(const Tensor& rows, const hepk::Grid& grid, const T* points, T* out) {
+    const auto& kernel = kernels<T>();
+    torch::stable::parallel_for(0, rows.size(0), kGrain, [&](int64_t begin, int64_t end) {
+      kernel.field(grid, points, out, begin, end);
+    });
+  }
+
+  template <class T>
+  static void pullback(const Tensor& rows, const hepk::Grid& grid, const T* points, const T* grad, T* out) {
+    const auto& kernel = kernels<T>();
+    torch::stable::parallel_for(0, rows.size(0), kGrain, [&](int64_t begin, int64_t end) {
+      kernel.pullback(grid, points, grad, out, begin, end);
+    });
+  }
+
+  template <class T>
+  static void propagate(const Tensor& rows, const hepk::Grid& grid, const T* state, const T* z, const T* dz, T* out,
+                        int num_steps, bool nystroem) {
+    const auto& kernel = kernels<T>();
+    torch::stable::parallel_for(0, rows.size(0), kGrain, [&](int64_t begin, int64_t end) {
+      kernel.propagate(grid, state, z, dz, out, num_steps, nystroem, begin, end);
+    });
+  }
+};
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hep, CPU, m) {
+  m.impl("field_lookup", TORCH_BOX(&hepk::field_lookup<Cpu>));
+  m.impl("field_pullback", TORCH_BOX(&hepk::field_pullback<Cpu>));
+  m.impl("propagate", TORCH_BOX(&hepk::propagate<Cpu>));
+}
+
+// Which instruction set serves; null where HEP_SHARED_ISA asks for one that cannot.
+extern "C" __attribute__((visibility("default"))) const char* hepk_isa() {
+  return chosen() == nullptr ? nullptr : chosen()->name;
+}

@@ -1,0 +1,53 @@
+// Operators for CUDA tensors, on the current stream of their device.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include <utility>
+
+#include "ops.h"
+
+namespace {
+
+using torch::stable::Tensor;
+
+struct Cuda {
+  static const char* name() { return "GPU"; }
+  static bool owns(const Tensor& tensor) { return tensor.is_cuda(); }
+
+  template <class T>
+  static void field(const Tensor& rows, const hepk::Grid& grid, const T* points, T* out) {
+    launch(rows, [&](void* stream) { return hepk::cuda_field<T>(grid, points, out, rows.size(0), stream); });
+  }
+
+  template <class T>
+  static void pullback(const Tensor& rows, const hepk::Grid& grid, const T* points, const T* grad, T* out) {
+    launch(rows, [&](void* stream) { return hepk::cuda_pullback<T>(grid, points, grad, out, rows.size(0), stream); });
+  }
+
+  template <class T>
+  static void propagate(const Tensor& rows, const hepk::Grid& grid, const T* state, const T* z, const T* dz, T* out,
+                        int num_steps, bool nystroem) {
+    launch(rows, [&](void* stream) {
+      return hepk::cuda_propagate<T>(grid, state, z, dz, out, num_steps, nystroem, rows.size(0), stream);
+    });
+  }
+
+ private:
+  template <class Launcher>
+  static void launch(const Tensor& rows, Launcher&& launcher) {
+    const auto device = static_cast<int32_t>(rows.get_device_index());
+    const torch::stable::accelerator::DeviceGuard guard(device);
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+    const int error = launcher(stream);
+    STD_TORCH_CHECK(error == 0, "a kernel of hep-shared-cuda could not start: ", hepk::cuda_error(error));
+  }
+};
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hep, CUDA, m) {
+  m.impl("field_lookup", TORCH_BOX(&hepk::field_lookup<Cuda>));
+  m.impl("field_pullback", TORCH_BOX(&hepk::field_pullback<Cuda>));
+  m.impl("propagate", TORCH_BOX(&hepk::propagate<Cuda>));
+}

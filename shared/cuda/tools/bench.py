@@ -1,0 +1,240 @@
+"""Time every operator: naive PyTorch, the best PyTorch found, and the compiled kernel, against a floor.
+
+    python shared/cuda/tools/bench.py --out shared/cuda/benchmarks/cpu.md
+
+Kernel and peer run in turn, one pair after the other; times and ratios are medians over the pairs. On the
+CPU one thread is used, so that the figures are per core, and its processor time counts, which other programs
+on the machine disturb less than the time on the wall.
+
+- naive: the reference of the operator, eight corners by advanced indexing.
+- best torch: `grid_sample`, which interpolates in one call.
+- floor: the eight corners of every look-up are read once. On the CPU as four runs of neighbouring numbers,
+  two runs a cycle at the clock the system reports; on the GPU at the rate of a copy within the second-level
+  cache.
+"""
+
+import argparse
+import functools
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hep_shared.ops import field
+from hep_shared.ops import propagate as track
+from hep_shared.ops._backend import backend
+
+ORIGIN, SPACING, NODES = (-4000.0, -4000.0, -500.0), (100.0, 100.0, 100.0), (81, 81, 146)
+FRAME = [*ORIGIN, *(1 / s for s in SPACING)]
+RUNS_PER_LOOKUP, NUMBERS_PER_LOOKUP = 4, 24
+
+
+class Case(NamedTuple):
+    """One row: three ways to do the same work."""
+
+    what: str
+    naive: Callable[[], Tensor]
+    best: Callable[[], Tensor]
+    native: Callable[[], Tensor]
+    num_lookups: int
+    goal: str
+
+
+def make_map(dtype: torch.dtype, device: str) -> Tensor:
+    """A dipole-like field on the nodes of the experiment's maps, (X, Y, Z, 3), T."""
+    x, y, z = (
+        o + s * torch.arange(n, dtype=torch.float64) for o, s, n in zip(ORIGIN, SPACING, NODES, strict=True)
+    )
+    x, y, z = torch.meshgrid(x, y, z, indexing="ij")
+    by = -1.03 * torch.exp(-(((z - 5000) / 1700) ** 2) - ((x**2 + y**2) / 6000**2))
+    return torch.stack((0.1 * by * x * y / 4e6, by, 0.2 * by * y / 1e3), dim=-1).to(device, dtype)
+
+
+def make_tracks(num: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Tracks from the collision point at the plane in front of the magnet, and the way to the one behind."""
+    random = torch.Generator().manual_seed(0)
+    slopes = 0.1 * torch.randn(num, 2, dtype=torch.float64, generator=random)
+    momentum = 3e3 + 5e4 * torch.rand(num, 1, dtype=torch.float64, generator=random)
+    state = torch.cat((2665 * slopes, slopes, 1 / momentum), dim=1)
+    z = torch.full((num,), 2665.0, dtype=torch.float64)
+    return state.to(device, dtype), z.to(device, dtype), torch.full_like(z, 5161.0).to(device, dtype)
+
+
+def grid_sample_lookup(grid: Tensor) -> Callable[[Tensor], Tensor]:
+    """The same look-up by PyTorch's own sampler, which wants -1 to 1 along each axis and x last."""
+    volume = grid.permute(3, 0, 1, 2).contiguous()[None]
+    origin, last = (
+        grid.new_tensor(ORIGIN),
+        grid.new_tensor([s * (n - 1) for s, n in zip(SPACING, NODES, strict=True)]),
+    )
+
+    def lookup(points: Tensor) -> Tensor:
+        place = ((points - origin) * (2 / last) - 1).flip(-1)
+        return functional.grid_sample(volume, place[None, None, None], align_corners=True)[0, :, 0, 0].T
+
+    return lookup
+
+
+def make_cases(dtype: torch.dtype, device: str, num_points: int, num_tracks: int) -> list[Case]:
+    """The rows of one dtype."""
+    grid = make_map(dtype, device)
+    state, z, dz = make_tracks(num_tracks, dtype, device)
+    points = torch.rand(num_points, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ends = torch.tensor([s * (n - 1) for s, n in zip(SPACING, NODES, strict=True)], dtype=torch.float64)
+    points = (points * ends + torch.tensor(ORIGIN, dtype=torch.float64)).to(device, dtype)
+    sampler = grid_sample_lookup(grid)
+    bits = f"float{8 * dtype.itemsize}"
+    cases = [
+        Case(
+            f"field_lookup, {num_points} points, {bits}",
+            lambda: field.reference(points, grid, FRAME),
+            lambda: sampler(points),
+            lambda: field.operator(points, grid, FRAME),
+            num_points,
+            "-",
+        )
+    ]
+    for method, steps, lookups in (("rk4", 20, 80), ("rkn4", 8, 17)):
+        nystroem = method == "rkn4"
+        arguments = (state, z, dz, steps, nystroem)
+        cases.append(
+            Case(
+                f"propagate {method}, {num_tracks} tracks x {steps} steps, {bits}",
+                functools.partial(track.reference, state, z, dz, grid, FRAME, steps, nystroem),
+                functools.partial(track.integrate, sampler, *arguments),
+                functools.partial(track.operator, state, z, dz, grid, FRAME, steps, nystroem),
+                num_tracks * lookups,
+                ">= 15 x best torch" if device == "cpu" else ">= 10 x naive",
+            )
+        )
+    if dtype == torch.float32:
+        wanted = state.clone().requires_grad_()
+
+        def gradient(run: Callable[[Tensor], Tensor]) -> Tensor:
+            scale = wanted.new_tensor([1, 1, 1e-3, 1e-3, 1e-6])  # to 1 mm, 1 mrad and 1e-6/MeV
+            return torch.autograd.grad(run(wanted)[:, :2].sum(), wanted)[0] * scale
+
+        cases.append(
+            Case(
+                f"propagate rkn4, {num_tracks} tracks x 8 steps, {bits}, forward and backward to the state",
+                lambda: gradient(lambda s: track.reference(s, z, dz, grid, FRAME, 8, True)),
+                lambda: gradient(lambda s: track.integrate(sampler, s, z, dz, 8, True)),
+                lambda: gradient(lambda s: track.operator(s, z, dz, grid, FRAME, 8, True)),
+                0,
+                "-",
+            )
+        )
+    return cases
+
+
+def time_pairs(
+    ours: Callable[[], object], peer: Callable[[], object], device: str, pairs: int
+) -> tuple[float, float, float]:
+    """Median times in seconds, and the median of peer over ours."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+
+    def seconds(work: Callable[[], object]) -> float:
+        start = clock()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return clock() - start
+
+    times = [(seconds(ours), seconds(peer)) for _ in range(pairs + 2)][2:]
+    ratio = statistics.median(b / a for a, b in times)
+    return statistics.median(a for a, _ in times), statistics.median(b for _, b in times), ratio
+
+
+def seconds_per_lookup(device: str) -> float:
+    """Time of a look-up in float32 at best: see the head of this file."""
+    if device == "cpu":
+        clock = re.search(r"cpu MHz\s*: ([\d.]+)", Path("/proc/cpuinfo").read_text())
+        return RUNS_PER_LOOKUP / (2 * 1e6 * float(clock[1])) if clock else float("nan")
+    source = torch.empty(2 << 20, device=device)  # 8 MiB, and as much to write
+    target = torch.empty_like(source)
+
+    def copies() -> None:
+        for _ in range(100):
+            target.copy_(source)
+
+    numbers = 2 * 100 * source.numel()  # read and written
+    return NUMBERS_PER_LOOKUP * time_pairs(copies, copies, device, pairs=5)[0] / numbers
+
+
+def run(device: str, pairs: int) -> list[str]:
+    """Measure; returns the lines of the table."""
+    lines = [
+        "| what | naive ms | best torch ms | native ms | naive / native | best / native | goal | floor ms "
+        "| floor / native | largest difference |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    lookup_s = seconds_per_lookup(device)
+    sizes = (65536, 16384) if device == "cpu" else (1 << 22, 1 << 20)
+
+    for dtype in (torch.float32, torch.float64):
+        for case in make_cases(dtype, device, *sizes):
+            difference = (case.native() - case.best()).abs().max().item()
+            _, naive, over_naive = time_pairs(case.native, case.naive, device, pairs)
+            native, best, over_best = time_pairs(case.native, case.best, device, pairs)
+            floor = case.num_lookups * lookup_s * (dtype.itemsize / 4 if device == "cuda" else 1)
+            floor_cells = f"{1e3 * floor:.2f} | {floor / native:.2f}" if case.num_lookups else "- | -"
+            lines.append(
+                f"| {case.what} | {1e3 * naive:.1f} | {1e3 * best:.1f} | {1e3 * native:.2f} "
+                f"| {over_naive:.1f} | {over_best:.1f} | {case.goal} | {floor_cells} | {difference:.1e} |"
+            )
+            print(lines[-1], file=sys.stderr)
+    return lines
+
+
+def describe_machine(device: str) -> dict[str, str]:
+    """What the figures depend on; hep_shared.bench would need packages that a GPU machine may lack."""
+    cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="minutes"),
+        "cpu": cpu[1] if cpu else platform.machine(),
+        "accelerator": torch.cuda.get_device_name() if device == "cuda" else "none",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "kernels": backend(),
+    }
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description="Time the operators of hep_shared.ops.")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--pairs", type=int, default=15, help="timed pairs for each comparison")
+    parser.add_argument("--out", type=Path, help="file to write; standard output if absent")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    lines = run(options.device, options.pairs)
+    machine = describe_machine(options.device)
+    command = f"python shared/cuda/tools/bench.py --device {options.device} --pairs {options.pairs}"
+    head = [
+        f"# Kernels on {machine['cpu'] if options.device == 'cpu' else machine['accelerator']}",
+        "",
+        f"`{command}`; medians of {options.pairs} pairs, kernel and peer in turn. The head of the script "
+        "explains columns and floor. The largest difference is between the kernel and the best torch, in T "
+        "for field_lookup and in mm for propagate.",
+        "",
+        *(f"- {key}: {value}" for key, value in machine.items()),
+        "",
+    ]
+    text = "\n".join([*head, *lines]) + "\n"
+    if options.out is None:
+        print(text, end="")
+    else:
+        options.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
