@@ -1,11 +1,10 @@
 """`lhcb-extrap compare-with-cpp`: tracks a second at a stated error, classical methods beside networks.
 
-All methods move the same tracks between the same planes on one thread, timed in seconds of the processor so
-that other programs of the machine do not count; the error is the distance to RK4
-with steps of 5 mm in double precision. A speed without its error means nothing: a straight line beats
-everything. Which implementation served is part of each row: `native` is the compiled operator of
-hep-shared-cuda, `numpy` and `torch` the references, `onnxruntime` the exported network, `c++` the exported
-header compiled on the spot.
+All methods move the same tracks between the same planes on one thread, timed in seconds of the processor, so
+that other programs of the machine do not count; the error is the distance to RK4 with steps of 5 mm in double
+precision. A speed without its error means nothing: a straight line beats everything. Which implementation
+served is part of each row: `native` is the compiled operator of hep-shared-cuda, `numpy` and `torch` the
+references, `onnxruntime` the exported network, `c++` the exported header compiled on the spot.
 
 Dimension legend: N tracks.
 """
@@ -42,7 +41,7 @@ from lhcb_extrap.physics.cash_karp import StepControl, cash_karp
 from lhcb_extrap.physics.field_map import FieldMap
 from lhcb_extrap.physics.runge_kutta import rk4, rkn4
 from lhcb_extrap.physics.sampling import generate_tracks
-from lhcb_extrap.physics.transport import native_backend, operator_grid
+from lhcb_extrap.physics.transport import Method, native_backend, operator_grid
 from lhcb_extrap.tasks import TASKS
 
 BASELINE = "Cash-Karp 0.01 mm"
@@ -184,7 +183,7 @@ def classical_methods(field: FieldMap) -> list[tuple[str, str, Mover]]:
     return methods
 
 
-def native_mover(field: FieldMap, method: str, steps: float, dtype: str) -> Mover:
+def native_mover(field: FieldMap, method: Method, steps: float, dtype: str) -> Mover:
     """Function of tracks (N, 7) on the compiled operator.
 
     Args:

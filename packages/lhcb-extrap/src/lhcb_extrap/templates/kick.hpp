@@ -51,14 +51,18 @@ inline float tanh_of(float v) {
 template <int inputs, int outputs, bool last>
 inline void layer(const float (&weights)[outputs * inputs], const float (&biases)[outputs],
                   const float (&in)[{{ width }}][lanes], float (&out)[{{ width }}][lanes]) {
-  for (int o = 0; o < outputs; ++o) {
-    float sum[lanes];
-    for (int l = 0; l < lanes; ++l) sum[l] = biases[o];
-    for (int i = 0; i < inputs; ++i) {
-      const float w = weights[o * inputs + i];
-      for (int l = 0; l < lanes; ++l) sum[l] += w * in[i][l];
-    }
-    for (int l = 0; l < lanes; ++l) out[o][l] = last ? sum[l] : tanh_of(sum[l]);
+  constexpr int block = outputs % 4 == 0 ? 4 : 1;  // sums kept in registers while an input is read once
+  for (int o = 0; o < outputs; o += block) {
+    float sum[block][lanes];
+    for (int k = 0; k < block; ++k)
+      for (int l = 0; l < lanes; ++l) sum[k][l] = biases[o + k];
+    for (int i = 0; i < inputs; ++i)
+      for (int k = 0; k < block; ++k) {
+        const float w = weights[(o + k) * inputs + i];
+        for (int l = 0; l < lanes; ++l) sum[k][l] += w * in[i][l];
+      }
+    for (int k = 0; k < block; ++k)
+      for (int l = 0; l < lanes; ++l) out[o + k][l] = last ? sum[k][l] : tanh_of(sum[k][l]);
   }
 }
 
