@@ -109,3 +109,10 @@ def test_mixed_model_agrees_with_the_contrast(comparison):
 
 def test_too_few_runs_for_a_mixed_model():
     assert make(seeds=(1,), tokens=("identity",), poolings=("cls",)).effects() is None
+
+
+def test_binned_runs_do_not_stand_for_four_vectors(comparison):
+    assert set(comparison.levels("vector")) == {"five", "four"}
+    assert set(comparison.levels("vector", comparable=True)) == {"five"}
+    only_binned = make(tokens=("binned",))
+    assert set(only_binned.levels("vector", comparable=True)) == {"four"}

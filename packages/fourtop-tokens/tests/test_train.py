@@ -12,8 +12,9 @@ import torch
 from fourtop_tokens import train as train_module
 from fourtop_tokens.tasks import classification
 from fourtop_tokens.tasks.common import build_stream
+from fourtop_tokens.tokenize import tokenize
 from fourtop_tokens.train import with_data
-from hep_shared.errors import CheckpointError, ConfigError, TrainingError
+from hep_shared.errors import CheckpointError, ConfigError, InputFileError, TrainingError
 from hep_shared.run import RunDir
 from hep_shared.signals import StopFlag, StopTraining
 from hep_shared.testing import same_tensors
@@ -140,6 +141,14 @@ def test_training_on_a_binned_file_equals_binning_on_the_way(tiny_config, start,
         tiny_config(*binned, "data.num_events=null", f"data.tokens={tokens_file}"), tmp_path / "file"
     ).history()
     assert [record["train_loss"] for record in events] == [record["train_loss"] for record in file]
+
+
+def test_a_binned_file_with_another_vocabulary(tiny_config, start, sample, tmp_path):
+    tokenize(sample[0], tmp_path / "t.h5", num_bins=4)
+    config = tiny_config("model.tokens.kind=binned", f"data.tokens={tmp_path / 't.h5'}")
+    with pytest.raises(InputFileError, match="has a vocabulary of 457 tokens instead of 886"):
+        start(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_data_there_is_a_hint(tiny_config, start, tmp_path):

@@ -149,11 +149,23 @@ class Comparison:
             found.setdefault(run.configuration, []).append(index)
         return found
 
-    def levels(self, factor: str) -> dict[str, list[int]]:
-        """Indices of the runs of each level of a factor."""
+    def levels(self, factor: str, *, comparable: bool = False) -> dict[str, list[int]]:
+        """Group the runs by the level of a factor.
+
+        Args:
+            factor: Factor.
+            comparable: Leave binned runs out of the vectors, where they are on one side only, unless there
+                are no others.
+
+        Returns:
+            Indices of the runs of each level.
+        """
+        binned = [run.is_binned for run in self.runs]
+        drop = comparable and factor == "vector" and not all(binned)
         found: dict[str, list[int]] = {}
         for index, run in enumerate(self.runs):
-            found.setdefault(run.levels[factor], []).append(index)
+            if not (drop and binned[index]):
+                found.setdefault(run.levels[factor], []).append(index)
         return found
 
     def mean(self, indices: Sequence[int]) -> Estimate | None:
@@ -283,7 +295,7 @@ class Comparison:
         names, columns = ["mean"], [np.ones(len(self.runs))]
         coded: dict[str, list[tuple[str, NDArray[np.float64]]]] = {}
         for factor in FACTORS:
-            levels = self.levels(factor)
+            levels = self.levels(factor, comparable=True)
             base = next(iter(levels))
             coded[factor] = [
                 (

@@ -183,7 +183,7 @@ def draw(comparison: Comparison) -> dict[str, Figure]:
     runs = comparison.runs
     figures: dict[str, Figure] = {}
     for factor in FACTORS:
-        levels, name = comparison.levels(factor), FACTOR_NAMES[factor]
+        levels, name = comparison.levels(factor, comparable=True), FACTOR_NAMES[factor]
         curves = {level: [runs[i].val_auroc for i in group] for level, group in levels.items()}
         figures[f"val_auroc_by_{factor}"] = plots.validation_curves(curves, name)
         overlay = {level: (comparison.is_signal, comparison.scores[group]) for level, group in levels.items()}
