@@ -151,3 +151,10 @@ def test_import_leaves_torch_and_dask_alone() -> None:
     code = "import sys, hep_shared.farm; print({'torch', 'distributed', 'dask'} & sys.modules.keys())"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
     assert process.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_few_workers_means_this_process(num_workers):
+    made = []
+    run_shards(made.append, 3, num_workers=num_workers, done=lambda index: index in made, progress=None)
+    assert made == [0, 1, 2]

@@ -67,7 +67,7 @@ def run_shards(
     if not missing:
         return []
     with ExitStack() as stack:
-        if cluster == "local" and num_workers == 1:
+        if cluster == "local" and num_workers <= 1:
             outcomes = _run_here(fn, missing, retries)
         else:
             client = stack.enter_context(_connect(cluster, min(num_workers, len(missing))))
