@@ -1,1 +1,0 @@
-"""Files, features, normalisation and the loader."""

@@ -1,1 +1,0 @@
-"""Kinematics, pair features, detector, jets and generators: formulas without any network."""
