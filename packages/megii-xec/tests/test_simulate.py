@@ -10,6 +10,7 @@ from megii_xec.data import schema
 from megii_xec.physics import coordinates as co
 from megii_xec.physics.parameters import SimulationConfig
 from megii_xec.physics.response import build_detector
+from megii_xec.physics.simulator import simulate_chunk
 
 CONFIG = SimulationConfig()
 
@@ -188,10 +189,16 @@ def test_provenance(directory, paths):
 def test_event_without_bright_sensor_has_no_reference_time():
     """A threshold that no sensor passes gives a missing time, not a wrong one."""
     config = SimulationConfig(photons_per_mev=0.5, noise_npe=0.1)
-    events = next(sim.iter_events(config, 2, np.random.default_rng(0)))
+    events = simulate_chunk(config, build_detector(config), 2, np.random.default_rng(0))
     reco = sim.reconstruct(events.readout.npho, events.readout.time_ns, config)
     columns = sim.event_columns(events, reco, run=1, first_event=0)
     np.testing.assert_array_equal(columns["ch_time_min"], -1)
     np.testing.assert_array_equal(columns["time_min_used"], np.float32(1e10))
     assert (columns["relative_time"] > 9e9).all()
     np.testing.assert_array_equal(columns["timeReco"], np.float32(1e10))
+
+
+def test_detector_that_sees_nothing_is_refused():
+    config = SimulationConfig(photons_per_mev=0.5, noise_npe=0.1)
+    with pytest.raises(UserError, match=r"None of 256 photons .* raise photons_per_mev \(0\.5\)"):
+        next(sim.iter_events(config, 2, np.random.default_rng(0)))

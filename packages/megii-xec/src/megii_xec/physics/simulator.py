@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hep_shared.errors import UserError
 from megii_xec.physics import geometry as geo
 from megii_xec.physics.optics import light_on_sensors
 from megii_xec.physics.parameters import SimulationConfig
@@ -26,6 +27,8 @@ FloatArray = NDArray[np.float64]
 
 # Part of the definition of a data set: the order of random draws depends on it.
 CHUNK_EVENTS = 64
+# Chunks in a row without a recorded event after which the parameters are taken to describe a blind detector.
+MAX_EMPTY_CHUNKS = 4
 
 
 class PhotonEvents(NamedTuple):
@@ -100,15 +103,24 @@ def iter_events(
 
     Yields:
         Chunks in order, of at most `CHUNK_EVENTS` events.
+
+    Raises:
+        UserError: If no photon makes a pulse that can be timed, `MAX_EMPTY_CHUNKS` chunks in a row.
     """
     detector = build_detector(config)
-    missing = num_events
+    missing, empty = num_events, 0
     while missing:
         events = simulate_chunk(config, detector, CHUNK_EVENTS, rng)
         recorded = np.flatnonzero(triggers(events.readout))[:missing]
         missing -= len(recorded)
+        empty = 0 if len(recorded) else empty + 1
         if len(recorded):
             yield take(events, recorded)
+        elif empty == MAX_EMPTY_CHUNKS:
+            raise UserError(
+                f"None of {empty * CHUNK_EVENTS} photons gave a sensor more than {MIN_NPE_FOR_TIME:g} "
+                f"photoelectrons; raise photons_per_mev ({config.photons_per_mev:g})."
+            )
 
 
 def triggers(readout: Readout) -> NDArray[np.bool_]:
