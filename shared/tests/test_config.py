@@ -49,8 +49,26 @@ class Data(StrictModel):
     num_events: int = 10
 
 
+class Scaling(StrictModel):
+    """Its fields follow from its scheme where they are not given."""
+
+    scheme: Literal["photons", "relative"] = "photons"
+    scale: float = 1000.0
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _fill_in(cls, data, handler):
+        if not isinstance(data, dict):
+            return handler(data)
+        scales = {"photons": 1000.0, "relative": 0.5}
+        model = handler({"scale": scales[data.get("scheme", "photons")], **data})
+        model.model_fields_set.intersection_update(data)
+        return model
+
+
 class Config(StrictModel):
     seed: int = 0
+    scaling: Scaling = Scaling()
     data: Data
     model: Annotated[Conv | Graph, Field(discriminator="kind")] = Conv(depth=5)
     heads: tuple[Annotated[Conv | Graph, Field(discriminator="kind")], ...] = ()
@@ -103,6 +121,15 @@ def load(presets, tmp_path):
 
 def test_presets_are_listed(presets):
     assert list_presets(presets) == sorted(PRESETS)
+
+
+def test_what_a_section_fills_in_follows_what_was_given(load):
+    assert load().scaling == Scaling(scheme="photons", scale=1000.0)
+    assert load("small", "scaling: {scheme: relative}").scaling.scale == 0.5
+    assert load("small", None, "scaling.scheme=relative").scaling.scale == 0.5
+    assert load("small", "scaling: {scale: 3.0}", "scaling.scheme=relative").scaling.scale == 3.0
+    again = Config.model_validate(to_plain(load("small", None, "scaling.scheme=relative")))
+    assert again.scaling.scale == 0.5
 
 
 def test_precedence(load):
@@ -168,7 +195,7 @@ def test_frozen_and_plain(load):
          r"preset typo: data.num_event \(given 3\) is not a key; the nearest key is data.num_events\."),
         ("small", None, ["lr=1"], r"--set lr=1: lr \(given 1\) is not a key; did you mean optim.lr\."),
         ("small", None, ["zzz=1"],
-         r".* is not a key; the keys here are seed, data, model, heads, extra, optim\."),
+         r".* is not a key; the keys here are seed, scaling, data, model, heads, extra, optim\."),
         ("graph", None, ["model.num_head=1"], r".* model.num_head .* the nearest key is model.num_heads\."),
         ("graph", None, ["model.stem.dept=1"],
          r".* model.stem.dept .* the nearest key is model.stem.depth\."),

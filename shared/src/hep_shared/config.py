@@ -210,12 +210,22 @@ def _merge(lower: Data, upper: Data, options: list[Any]) -> Data:
 
 
 def _defaults(cls: type[BaseModel]) -> Data:
+    """What the default instances of sections were built with, and mappings, which merge key by key.
+
+    Everything else is left to the model: a validator that fills in fields (the constants of a scheme, say)
+    must be able to tell a value that somebody gave from one that nobody did.
+    """
     data: Data = {}
     for name, field in cls.model_fields.items():
         options = options_of(field.annotation)
-        if not field.is_required():
-            value = field.get_default(call_default_factory=True, validated_data={})
-            data[name] = value.model_dump() if isinstance(value, BaseModel) else value
-        elif len(options) == 1 and is_model(options[0]):
-            data[name] = _defaults(options[0])
+        if field.is_required():
+            if len(options) == 1 and is_model(options[0]):
+                data[name] = _defaults(options[0])
+            continue
+        value = field.get_default(call_default_factory=True, validated_data={})
+        if isinstance(value, BaseModel):
+            kind = {"kind": value.kind} if hasattr(value, "kind") else {}
+            data[name] = {**_defaults(type(value)), **value.model_dump(exclude_unset=True), **kind}
+        elif isinstance(value, dict):
+            data[name] = value
     return data

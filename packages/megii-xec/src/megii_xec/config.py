@@ -77,6 +77,9 @@ class ModelConfig(StrictModel):
     fusion_layers: int = Field(2, ge=1, description="Layers of the fusion.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout of the fusion.")
     drop_path: float = Field(0.0, ge=0, lt=1, description="Probability of dropping a convolution branch.")
+    start: Literal["zero", "conventional"] = Field(
+        "zero", description="What the heads correct: nothing, or the conventional reconstruction."
+    )
     head_dim: int = Field(256, ge=1, description="Hidden width of the heads.")
     head_dropout: float = Field(0.2, ge=0, lt=1, description="Dropout of the heads.")
     outer_mode: Literal["finegrid", "split"] = Field(
@@ -213,5 +216,15 @@ class Config(StrictModel):
             raise ConfigError(
                 f"data.batch_size is {self.data.batch_size}, which train.accumulation_steps = "
                 f"{self.train.accumulation_steps} does not divide; choose numbers that fit."
+            )
+        inputs = self.data.normalization
+        if self.model.start == "conventional" and (inputs.npho_input, inputs.time_input) != (
+            "npho",
+            "relative_time",
+        ):
+            raise ConfigError(
+                "model.start conventional needs data.normalization.npho_input npho and time_input "
+                f"relative_time, not {inputs.npho_input} and {inputs.time_input}; set them, or model.start "
+                "zero."
             )
         return self

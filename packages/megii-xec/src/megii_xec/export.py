@@ -6,34 +6,41 @@ file is written after ONNX Runtime has reproduced PyTorch's numbers at several b
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from hep_shared.onnx import export_onnx
 from hep_shared.run import RunDir
 from megii_xec import __version__
 from megii_xec.config import Config
-from megii_xec.data.schema import MISSING, NUM_SENSORS
+from megii_xec.data.schema import MISSING
 from megii_xec.data.targets import TARGETS
+from megii_xec.physics.parameters import SimulationConfig
+from megii_xec.physics.simulator import iter_events
 from megii_xec.tasks import TASKS
 
 
 def example_inputs(num_events: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Make events to check an export with: bright spots, dead sensors, sensors without time.
+    """Simulate events to check an export with, with dead sensors and sensors without time.
 
     Args:
         num_events: Number of events B.
         seed: Seed of the random numbers.
 
     Returns:
-        `npho` (B, 4760) photons, `time` (B, 4760) s, `time_min_s` (B,) s.
+        `npho` (B, 4760) photons, `time` (B, 4760) s after the earliest sensor, `time_min_s` (B,) s.
     """
-    generator = torch.Generator().manual_seed(seed)
-    shape = (num_events, NUM_SENSORS)
-    npho = torch.rand(shape, generator=generator).pow(8) * 2e4
-    time = torch.rand(shape, generator=generator) * 4e-8
-    npho[torch.rand(shape, generator=generator) < 0.02] = MISSING
-    time[torch.rand(shape, generator=generator) < 0.1] = MISSING
-    return {"npho": npho, "time": time, "time_min_s": torch.full((num_events,), -6e-8)}
+    detector = SimulationConfig(dead_fraction=0.02)
+    events = list(iter_events(detector, num_events, np.random.default_rng(seed)))
+    npho, time_ns = (
+        np.concatenate([getattr(chunk.readout, name) for chunk in events]) for name in ("npho", "time_ns")
+    )
+    first_ns = np.nanmin(time_ns, axis=1, keepdims=True)
+    columns = {"npho": npho, "time": (time_ns - first_ns) * 1e-9, "time_min_s": first_ns[:, 0] * 1e-9}
+    return {
+        name: torch.from_numpy(np.where(np.isfinite(values), values, MISSING).astype(np.float32))
+        for name, values in columns.items()
+    }
 
 
 def export(run: Path, out: Path, *, checkpoint: str = "best", atol: float = 1e-5) -> dict[str, object]:
@@ -71,6 +78,7 @@ def export(run: Path, out: Path, *, checkpoint: str = "best", atol: float = 1e-5
     }
     inputs = example_inputs()
     if normalization.npho_input == "relative_npho":
-        inputs["npho"] = torch.where(inputs["npho"] < MISSING / 2, inputs["npho"] / 2e4, inputs["npho"])
+        largest = inputs["npho"].where(inputs["npho"] < MISSING, 0.0).amax(1, keepdim=True)
+        inputs["npho"] = inputs["npho"].where(inputs["npho"] >= MISSING, inputs["npho"] / largest)
     differences = export_onnx(model, inputs, out, output_names=model.targets, metadata=metadata, atol=atol)
     return {"output": out, "max_abs_diff": differences}

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from hep_shared.config import load_config, to_plain
 from hep_shared.errors import ConfigError
+from megii_xec.config import PRESETS, Config
 from megii_xec.data.normalization import Normalization
 from megii_xec.data.schema import MISSING
 
@@ -154,3 +156,14 @@ def test_rescaling_acts_on_the_counts_and_keeps_sentinels(scheme: Any) -> None:
     )
     sentinel = torch.tensor([config.sentinel_npho])
     assert torch.equal(config.rescale_npho(sentinel, 1 / 15), sentinel)
+
+
+def test_presets_have_the_constants_of_their_scheme():
+    """A scheme brings its constants with it, also through the layers of a configuration."""
+    published = load_config(Config, presets=PRESETS, preset="published")
+    assert published.data.normalization == Normalization(scheme="new")
+    legacy = load_config(Config, presets=PRESETS, preset="legacy")
+    assert legacy.data.normalization == Normalization(scheme="legacy")
+    chosen = load_config(Config, presets=PRESETS, overrides=["data.normalization.scheme=sqrt"])
+    assert chosen.data.normalization == Normalization(scheme="sqrt")
+    assert Config.model_validate(to_plain(legacy)) == legacy

@@ -21,7 +21,7 @@ import math
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from hep_shared.config import StrictModel
 from hep_shared.errors import ConfigError
@@ -84,12 +84,14 @@ class Normalization(StrictModel):
     npho_threshold: float = Field(100.0, ge=0, description="smallest count whose time is used")
     nonpositive_invalid: bool = Field(False, description="counts <= 0 are invalid too")
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _fill_in(cls, data: Any) -> Any:
+    def _fill_in(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(data, dict):
-            return data
-        return {**_SCHEMES.get(data.get("scheme", "new"), {}), **data}
+            return handler(data)
+        model = handler({**_SCHEMES.get(data.get("scheme", "new"), {}), **data})
+        model.model_fields_set.intersection_update(data)  # what the scheme filled in was not given
+        return model
 
     @model_validator(mode="after")
     def _check(self) -> Self:

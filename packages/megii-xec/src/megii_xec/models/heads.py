@@ -46,10 +46,17 @@ class TokenHead(nn.Module):
         """Evaluate the head.
 
         Args:
-            tokens: Tokens of the encoder, shape (B, T, dim).
+            tokens: Tokens of the encoder, shape (B, T, dim), or features, shape (B, in_features).
 
         Returns:
             Outputs, shape (B, K).
         """
         out: Tensor = self.layers(tokens.flatten(1))
         return out
+
+    def start_from_zero(self) -> None:
+        """Make the outputs of the untrained head 0, for a head that corrects an estimate."""
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)

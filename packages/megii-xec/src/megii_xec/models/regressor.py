@@ -5,8 +5,10 @@ Dimensions: B events, S sensors (4760), K targets of a head.
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
+from megii_xec.models.conventional import CONVENTIONAL_SIZES, NUM_FEATURES, ConventionalEstimate
 from megii_xec.models.encoder import XecEncoder
 from megii_xec.models.heads import TokenHead
 
@@ -22,6 +24,7 @@ class XecRegressor(nn.Module):
             log-variance, the number of quantiles for quantile regression. Outputs are blocks of K.
         hidden_dim: Hidden width of the heads.
         dropout: Dropout of the heads.
+        start: What the heads correct; without it they predict from nothing.
 
     Raises:
         ValueError: There is no head, or `outputs_per_target` names one that does not exist.
@@ -35,6 +38,7 @@ class XecRegressor(nn.Module):
         outputs_per_target: Mapping[str, int] | None = None,
         hidden_dim: int = 256,
         dropout: float = 0.2,
+        start: ConventionalEstimate | None = None,
     ) -> None:
         super().__init__()
         factors = dict(outputs_per_target or {})
@@ -43,10 +47,12 @@ class XecRegressor(nn.Module):
         if unknown := factors.keys() - heads.keys():
             raise ValueError(f"outputs_per_target names {sorted(unknown)}, but the heads are {sorted(heads)}")
         self.encoder = encoder
+        self.start = start
+        num_features = (encoder.num_tokens + (start is not None)) * encoder.dim
         self.heads = nn.ModuleDict(
             {
                 name: TokenHead(
-                    encoder.num_tokens * encoder.dim,
+                    num_features,
                     size * factors.get(name, 1),
                     hidden_dim=hidden_dim,
                     dropout=dropout,
@@ -54,6 +60,15 @@ class XecRegressor(nn.Module):
                 for name, size in heads.items()
             }
         )
+        if start is not None:
+            self.embed = nn.Sequential(
+                nn.Linear(NUM_FEATURES, encoder.dim),
+                nn.GELU(),
+                nn.Linear(encoder.dim, encoder.dim),
+                nn.LayerNorm(encoder.dim),
+            )
+            for name in CONVENTIONAL_SIZES.keys() & heads.keys():
+                self.heads[name].start_from_zero()  # type: ignore[operator]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
         """Predict.
@@ -65,5 +80,18 @@ class XecRegressor(nn.Module):
         Returns:
             Outputs of each head, shape (B, K), or (B, outputs_per_target K).
         """
-        tokens = self.encoder(x, mask)
-        return {name: head(tokens) for name, head in self.heads.items()}
+        tokens = self.encoder(x, mask).flatten(1)
+        if self.start is None:
+            return {name: head(tokens) for name, head in self.heads.items()}
+        estimate, features = self.start(x, mask)
+        tokens = torch.cat([tokens, self.embed(features)], dim=1)
+        outputs = {name: head(tokens) for name, head in self.heads.items()}
+        return {name: _corrected(estimate.get(name), output) for name, output in outputs.items()}
+
+
+def _corrected(estimate: Tensor | None, output: Tensor) -> Tensor:
+    """Add the estimate (B, K) to the first K outputs; what follows them is a spread, not a place."""
+    if estimate is None:
+        return output
+    num = estimate.shape[1]
+    return torch.cat([estimate + output[:, :num], output[:, num:].to(estimate.dtype)], dim=1)

@@ -53,7 +53,7 @@ def xyz_to_uvw(xyz: ArrayT) -> ArrayT:
     x, y, z = xyz[..., 0], xyz[..., 1], xyz[..., 2]
     # pi - phi in one step: exact at the centre of the detector and free of the wrap at phi = 0.
     v = lib.arctan2(y, -x) * R_INNER_CM
-    result: ArrayT = lib.stack([z, v, lib.hypot(x, y) - R_INNER_CM], -1)
+    result: ArrayT = lib.stack([z, v, lib.sqrt(x * x + y * y) - R_INNER_CM], -1)
     return result
 
 
@@ -102,7 +102,7 @@ def vector_to_angles(vector: ArrayT) -> ArrayT:
     """
     lib = _module(vector)
     x, y, z = vector[..., 0], vector[..., 1], vector[..., 2]
-    theta = lib.arctan2(lib.hypot(x, y), z)  # acos(z) for a unit vector, accurate at all angles
+    theta = lib.arctan2(lib.sqrt(x * x + y * y), z)  # acos(z) for a unit vector, accurate at all angles
     result: ArrayT = lib.stack([theta, lib.arctan2(y, -x)], -1) * (180 / math.pi)
     return result
 

@@ -84,6 +84,7 @@ _CENTER_PHI_Z = (
 CENTRAL_COARSE_IDS: tuple[int, ...] = tuple(i for row in _CENTER_PHI_Z for i in row if i < 4742)
 
 HEX_ROW_LENGTHS = (11, 12, 11, 12, 13, 14)
+MPPC_PITCH_CM = (1.509767, np.deg2rad(1.349674) * R_INNER_CM)  # of the inner face along u and v
 HEX_PITCH_CM = 6.12  # along a row
 HEX_ROW_STEP_CM = 6.91  # between rows, along R
 

@@ -39,15 +39,13 @@ NEAR_MPPC_CM = 5.5
 NEAR_PMT_CM = 16.0
 
 _CHIP_CENTER_CM = (geo.MPPC_CHIP_CM + geo.MPPC_GAP_CM) / 2
-_MPPC_EXTENT_CM2 = _CHIP_CENTER_CM**2 + geo.MPPC_CHIP_CM**2 / 12
-_PMT_EXTENT_CM2 = geo.PMT_RADIUS_CM**2 / 4
+MPPC_EXTENT_CM2 = _CHIP_CENTER_CM**2 + geo.MPPC_CHIP_CM**2 / 12
+PMT_EXTENT_CM2 = geo.PMT_RADIUS_CM**2 / 4
 
 # Edges of the two chips along one side and the sign each edge carries in the sum over corners.
-_EDGES_CM = (
-    np.array([-1.0, 0.0, 0.0, 1.0]) * geo.MPPC_CHIP_CM + np.array([-1, -1, 1, 1]) * geo.MPPC_GAP_CM / 2
-)
-_EDGE_SIGNS = np.array([-1.0, 1.0, -1.0, 1.0])
-_CONTOUR_COS = np.cos((np.arange(24) + 0.5) * np.pi / 24)  # midpoint rule on half of the symmetric contour
+EDGES_CM = np.array([-1.0, 0.0, 0.0, 1.0]) * geo.MPPC_CHIP_CM + np.array([-1, -1, 1, 1]) * geo.MPPC_GAP_CM / 2
+EDGE_SIGNS = np.array([-1.0, 1.0, -1.0, 1.0])
+CONTOUR_COS = np.cos((np.arange(24) + 0.5) * np.pi / 24)  # midpoint rule on half of the symmetric contour
 
 
 def mppc_solid_angle(x: FloatArray, y: FloatArray, d: FloatArray) -> FloatArray:
@@ -61,12 +59,12 @@ def mppc_solid_angle(x: FloatArray, y: FloatArray, d: FloatArray) -> FloatArray:
     Returns:
         Solid angle, same shape, sr; 0 for points behind the sensor.
     """
-    corner_x = (_EDGES_CM - x[..., None])[..., :, None]
-    corner_y = (_EDGES_CM - y[..., None])[..., None, :]
+    corner_x = (EDGES_CM - x[..., None])[..., :, None]
+    corner_y = (EDGES_CM - y[..., None])[..., None, :]
     height = np.maximum(d, 0.0)[..., None, None]
     root = np.sqrt(corner_x**2 + corner_y**2 + height**2)
     corners = np.arctan2(corner_x * corner_y, height * root)
-    omega = np.einsum("...ij,i,j->...", corners, _EDGE_SIGNS, _EDGE_SIGNS)
+    omega = np.einsum("...ij,i,j->...", corners, EDGE_SIGNS, EDGE_SIGNS)
     return np.where(d > 0, omega, 0.0)
 
 
@@ -84,8 +82,8 @@ def disc_solid_angle(rho: FloatArray, d: FloatArray, radius: float = geo.PMT_RAD
         Solid angle, same shape, sr; 0 for points behind the disc.
     """
     offset, height = rho[..., None], np.maximum(d, 0.0)[..., None]
-    q = np.sqrt(offset**2 + radius**2 + 2 * radius * offset * _CONTOUR_COS + height**2)
-    omega = 2 * np.pi * np.mean(radius * (radius + offset * _CONTOUR_COS) / (q * (q + height)), axis=-1)
+    q = np.sqrt(offset**2 + radius**2 + 2 * radius * offset * CONTOUR_COS + height**2)
+    omega = 2 * np.pi * np.mean(radius * (radius + offset * CONTOUR_COS) / (q * (q + height)), axis=-1)
     return np.where(d > 0, omega, 0.0)
 
 
@@ -106,7 +104,7 @@ def _sensors() -> _Sensors:
         position=geo.sensor_positions().T.astype(np.float32, order="C"),
         normal=geo.sensor_normals().T.astype(np.float32, order="C"),
         area=geo.sensor_area().astype(np.float32),
-        extent=np.where(mppc, _MPPC_EXTENT_CM2 / 2, _PMT_EXTENT_CM2 / 2).astype(np.float32),
+        extent=np.where(mppc, MPPC_EXTENT_CM2 / 2, PMT_EXTENT_CM2 / 2).astype(np.float32),
         near_squared=np.where(mppc, NEAR_MPPC_CM**2, NEAR_PMT_CM**2).astype(np.float32),
     )
 

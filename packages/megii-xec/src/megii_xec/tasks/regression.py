@@ -25,6 +25,7 @@ from megii_xec.data.stream import PhotonBatch, PhotonStream
 from megii_xec.data.targets import TARGETS, TargetScaling
 from megii_xec.losses import MultiTaskLoss, TaskLoss
 from megii_xec.metrics import regression_summary
+from megii_xec.models.conventional import ConventionalEstimate
 from megii_xec.models.deploy import PhotonReconstruction
 from megii_xec.models.encoder import XecEncoder
 from megii_xec.models.regressor import XecRegressor
@@ -85,7 +86,7 @@ def build_model(config: Config) -> RegressionModule:
         rescale_npho=normalization.rescale_npho,
         sentinel_npho=normalization.sentinel_npho,
         sentinel_time=normalization.sentinel_time,
-        **model.model_dump(exclude={"kind", "head_dim", "head_dropout"}),
+        **model.model_dump(exclude={"kind", "start", "head_dim", "head_dropout"}),
     )
     targets = config.task.targets
     network = XecRegressor(
@@ -93,6 +94,9 @@ def build_model(config: Config) -> RegressionModule:
         {name: TARGETS[name].size for name in targets},
         hidden_dim=model.head_dim,
         dropout=model.head_dropout,
+        start=ConventionalEstimate(normalization, config.task.scaling, config.simulation)
+        if model.start == "conventional"
+        else None,
     )
     criterion = MultiTaskLoss(
         {name: TaskLoss(target.loss, target.weight, target.beta) for name, target in targets.items()},
