@@ -1,6 +1,11 @@
-// Compiled once per instruction set: loops over tracks, a lane's width at a time.
+// Compiled once per instruction set: loops over rows, a lane's width at a time.
+#include <cstdlib>
+#include <cstring>
+
+#include "core/nearest.h"
 #include "core/propagate.h"
 #include "core/table.h"
+#include "core/tokens.h"
 
 #define HEPK_PASTE_(a, b) a##b
 #define HEPK_PASTE(a, b) HEPK_PASTE_(a, b)
@@ -84,12 +89,95 @@ void propagate(const Grid& grid, const T* state, const T* z, const T* dz, T* out
   }
 }
 
+// Weights of passed edges of `numbers` numbers from `x` on, which begin with a whole row of four columns.
+template <class F, class T>
+void passed_edges(const ColumnLanes<F>& columns, const T* x, int64_t numbers, int32_t* out) {
+  constexpr int kWidth = lane<F>::width, kStep = kWidth * ColumnLanes<F>::kLanes;
+  for (int64_t n = 0; n < numbers; n += kStep) {
+    for (int g = 0; g < ColumnLanes<F>::kLanes; ++g) {
+      const int64_t at = n + g * kWidth, left = numbers - at;
+      F value{};
+      if (left >= kWidth) {
+        std::memcpy(&value, x + at, sizeof value);
+      } else if (left > 0) {
+        std::memcpy(&value, x + at, static_cast<size_t>(left) * sizeof(T));
+      }
+      const auto sum = columns.passed(value, g);
+      for (int i = 0; i < kWidth; ++i) {
+        if constexpr (kWidth == 1) {
+          out[at] = sum;
+        } else {
+          out[at + i] = static_cast<int32_t>(sum[i]);
+        }
+      }
+    }
+  }
+}
+
+template <class F, class T>
+void tokens(const EventBins& bins, const T* features, const T* missing, const int8_t* ids, int64_t* out,
+            int32_t objects, int64_t begin, int64_t end) {
+  // A block of events whose intermediate results stay in the first-level cache; the last lane may write past its end.
+  constexpr int kBlock = 4 * kMaxObjects, kSlack = 16;
+  int32_t passed[kBlock + kSlack], met[kBlock + kSlack], token[kMaxObjects];
+  const ColumnLanes<F> of_objects(bins.objects), of_missing(bins.missing);
+  const int64_t step = kMaxObjects / (objects > 0 ? objects : 1);
+  for (int64_t first = begin; first < end; first += step) {
+    const int64_t events = first + step < end ? step : end - first, count = events * objects;
+    passed_edges<F>(of_objects, features + 4 * first * objects, 4 * count, passed);
+    passed_edges<F>(of_missing, missing + 2 * first, 2 * events, met);
+    const int8_t* id = ids + first * objects;
+    for (int64_t i = 0; i < count; ++i) {
+      const int32_t* p = passed + 4 * i;
+      token[i] = object_token(p[0] + p[1] + p[2] + p[3], id[i], bins.id_weight);
+    }
+    for (int64_t e = 0; e < events; ++e) {
+      int64_t* row = out + (first + e) * (objects + 2);
+      for (int32_t i = 0; i < objects; ++i) row[i] = token[e * objects + i];
+      row[objects] = bins.first_met + met[2 * e];
+      row[objects + 1] = bins.first_met_phi + met[2 * e + 1];
+    }
+  }
+}
+
+template <class F, class T>
+void nearest(const T* vectors, const T* codes, const T* half_norms, int64_t* out, int32_t dims, int32_t num_codes,
+             int64_t begin, int64_t end) {
+  // As many as registers hold: 32 of them with AVX-512, else 16.
+#if defined(HEPK_ISA_avx512)
+  constexpr int kCodes = 8, kLanes = 2;
+#else
+  constexpr int kCodes = 4, kLanes = 2;
+#endif
+  constexpr int kVectors = kLanes * lane<F>::width;
+  T* block = static_cast<T*>(std::malloc(sizeof(T) * kVectors * (dims > 0 ? dims : 1)));
+  if (block == nullptr) std::abort();
+  for (int64_t n = begin; n < end; n += kVectors) {
+    for (int i = 0; i < kVectors; ++i) {  // dimension by dimension; vectors past the end repeat the last one
+      const T* vector = vectors + (n + i < end ? n + i : end - 1) * dims;
+      for (int32_t d = 0; d < dims; ++d) block[d * kVectors + i] = vector[d];
+    }
+    F best[kLanes];
+    typename mask_of<F>::type found[kLanes];
+    try_all<kCodes, kLanes>(block, kVectors, codes, half_norms, dims, num_codes, best, found);
+    for (int i = 0; i < kVectors && n + i < end; ++i) {
+      if constexpr (lane<F>::width == 1) {
+        out[n + i] = found[i];
+      } else {
+        out[n + i] = found[i / lane<F>::width][i % lane<F>::width];
+      }
+    }
+  }
+  std::free(block);
+}
+
 }  // namespace HEPK_ISA
 
 const Table HEPK_PASTE(table_, HEPK_ISA) = {
     HEPK_STRING(HEPK_ISA),
-    {field<float_lanes>, pullback<float_lanes>, propagate<float_lanes>},
-    {field<double_lanes>, pullback<double_lanes>, propagate<double_lanes>},
+    {field<float_lanes>, pullback<float_lanes>, propagate<float_lanes>, tokens<float_lanes>, nearest<float_lanes>},
+    {field<double_lanes>, pullback<double_lanes>, propagate<double_lanes>, tokens<double_lanes>,
+     nearest<double_lanes>},
 };
 
 }  // namespace hepk

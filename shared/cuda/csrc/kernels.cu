@@ -2,8 +2,10 @@
 // half a minute of compilation.
 #include <cuda_runtime.h>
 
+#include "core/nearest.h"
 #include "core/propagate.h"
 #include "core/table.h"
+#include "core/tokens.h"
 
 namespace hepk {
 namespace {
@@ -59,6 +61,39 @@ __global__ void __launch_bounds__(kThreads)
   result[4] = in[4];
 }
 
+// One thread an object, and one more for the missing momentum of the event.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    tokens_kernel(ColumnLanes<T> of_objects, ColumnLanes<T> of_missing, int32_t id_weight, int32_t first_met,
+                  int32_t first_met_phi, const T* __restrict__ features, const T* __restrict__ missing,
+                  const int8_t* __restrict__ ids, int64_t* __restrict__ out, int32_t objects, int64_t rows) {
+  const int64_t n = this_row(), row = n / (objects + 1);
+  const int32_t i = static_cast<int32_t>(n - row * (objects + 1));
+  if (row >= rows) return;
+  int64_t* tokens = out + row * (objects + 2);
+  if (i == objects) {
+    tokens[i] = first_met + of_missing.passed(missing[2 * row], 0);
+    tokens[i + 1] = first_met_phi + of_missing.passed(missing[2 * row + 1], 1);
+    return;
+  }
+  const int64_t object = row * objects + i;
+  int32_t passed = 0;
+  for (int column = 0; column < 4; ++column) passed += of_objects.passed(features[4 * object + column], column);
+  tokens[i] = object_token(passed, ids[object], id_weight);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    nearest_kernel(const T* __restrict__ vectors, const T* __restrict__ codes, const T* __restrict__ half_norms,
+                   int64_t* __restrict__ out, int32_t dims, int32_t num_codes, int64_t rows) {
+  const int64_t n = this_row();
+  if (n >= rows) return;
+  T best;
+  int32_t found;
+  try_all<8, 1>(vectors + n * dims, 1, codes, half_norms, dims, num_codes, &best, &found);
+  out[n] = found;
+}
+
 }  // namespace
 
 template <class T>
@@ -84,6 +119,23 @@ int cuda_propagate(const Grid& grid, const T* state, const T* z, const T* dz, T*
   return cudaGetLastError();
 }
 
+template <class T>
+int cuda_tokens(const EventBins& bins, const T* features, const T* missing, const int8_t* ids, int64_t* tokens,
+                int32_t objects, int64_t rows, void* stream) {
+  tokens_kernel<T><<<blocks(rows * (objects + 1)), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+      ColumnLanes<T>(bins.objects), ColumnLanes<T>(bins.missing), bins.id_weight, bins.first_met, bins.first_met_phi,
+      features, missing, ids, tokens, objects, rows);
+  return cudaGetLastError();
+}
+
+template <class T>
+int cuda_nearest(const T* vectors, const T* codes, const T* half_norms, int64_t* nearest, int32_t dims,
+                 int32_t num_codes, int64_t rows, void* stream) {
+  nearest_kernel<T><<<blocks(rows), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(vectors, codes, half_norms,
+                                                                                    nearest, dims, num_codes, rows);
+  return cudaGetLastError();
+}
+
 const char* cuda_error(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 
 template int cuda_field(const Grid&, const float*, float*, int64_t, void*);
@@ -93,5 +145,12 @@ template int cuda_pullback(const Grid&, const double*, const double*, double*, i
 template int cuda_propagate(const Grid&, const float*, const float*, const float*, float*, int, bool, int64_t, void*);
 template int cuda_propagate(const Grid&, const double*, const double*, const double*, double*, int, bool, int64_t,
                             void*);
+
+template int cuda_tokens(const EventBins&, const float*, const float*, const int8_t*, int64_t*, int32_t, int64_t,
+                         void*);
+template int cuda_tokens(const EventBins&, const double*, const double*, const int8_t*, int64_t*, int32_t, int64_t,
+                         void*);
+template int cuda_nearest(const float*, const float*, const float*, int64_t*, int32_t, int32_t, int64_t, void*);
+template int cuda_nearest(const double*, const double*, const double*, int64_t*, int32_t, int32_t, int64_t, void*);
 
 }  // namespace hepk

@@ -120,4 +120,85 @@ Tensor propagate(Tensor state, Tensor z, Tensor dz, Tensor grid, std::vector<dou
   return out;
 }
 
+// Edges of a column; an unused one is NaN, which nothing passes.
+inline void set_column(const char* op, Columns& columns, int column, const std::vector<double>& edges, int64_t num_bins,
+                       int32_t weight, bool folded) {
+  const auto count = static_cast<int64_t>(edges.size());
+  STD_TORCH_CHECK(count < num_bins, op, ": there must be fewer edges than bins");
+  columns.weight[column] = weight;
+  columns.folded[column] = folded;
+  columns.any_folded = columns.any_folded || folded;
+  if (count > columns.num_edges) columns.num_edges = static_cast<int32_t>(count);
+  for (int k = 0; k < kMaxEdges; ++k) {
+    columns.edges[k][column] = k < count ? edges[k] : std::numeric_limits<double>::quiet_NaN();
+  }
+}
+
+template <class Device>
+Tensor event_tokens(Tensor features, Tensor missing, Tensor ids, std::vector<double> energy_edges,
+                    std::vector<double> pt_edges, std::vector<double> eta_edges, std::vector<double> phi_edges,
+                    std::vector<double> met_edges, int64_t num_bins, bool with_energy, bool fold_phi) {
+  const char* op = "hep::event_tokens";
+  STD_TORCH_CHECK(features.dim() == 3 && features.size(2) == 4 && features.size(1) <= kMaxObjects, op,
+                  ": features must be (N, P, 4) with P up to ", kMaxObjects);
+  missing = leading_rows<Device>(op, "missing", missing, 2);
+  check_like(op, "features", features, missing);
+  STD_TORCH_CHECK(missing.size(0) == features.size(0), op, ": missing must be (N, 2)");
+  STD_TORCH_CHECK(ids.dim() == 2 && ids.size(0) == features.size(0) && ids.size(1) == features.size(1), op,
+                  ": ids must be (N, P)");
+  STD_TORCH_CHECK(ids.device() == features.device() && ids.scalar_type() == ScalarType::Char, op,
+                  ": ids must be int8 on the device of features");
+  STD_TORCH_CHECK(num_bins >= 2 && num_bins <= kMaxEdges + 1, op, ": num_bins must be from 2 to ", kMaxEdges + 1);
+  features = torch::stable::contiguous(features);
+  ids = torch::stable::contiguous(ids);
+
+  const auto bins = static_cast<int32_t>(num_bins);
+  EventBins edges{};
+  set_column(op, edges.objects, 0, energy_edges, num_bins, with_energy ? bins * bins * bins : 0, false);
+  set_column(op, edges.objects, 1, pt_edges, num_bins, bins * bins, false);
+  set_column(op, edges.objects, 2, eta_edges, num_bins, bins, false);
+  set_column(op, edges.objects, 3, phi_edges, num_bins, 1, fold_phi);
+  for (int column = 0; column < 4; column += 2) {
+    set_column(op, edges.missing, column, met_edges, num_bins, 1, false);
+    set_column(op, edges.missing, column + 1, phi_edges, num_bins, 1, fold_phi);
+  }
+  edges.id_weight = bins * bins * bins * (with_energy ? bins : 1);
+  edges.first_met = 1 + kNumIds * edges.id_weight;
+  edges.first_met_phi = edges.first_met + bins;
+
+  const int64_t rows = features.size(0), objects = features.size(1);
+  Tensor out = torch::stable::new_empty(features, {rows, objects + 2}, ScalarType::Long);
+  if (rows == 0) return out;
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Device::template tokens<T>(features, edges, data<T>(features), data<T>(missing), data<int8_t>(ids),
+                               static_cast<int64_t*>(out.mutable_data_ptr()), static_cast<int32_t>(objects));
+  };
+  features.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  return out;
+}
+
+template <class Device>
+Tensor nearest_code(Tensor vectors, Tensor codes, Tensor half_norms) {
+  const char* op = "hep::nearest_code";
+  STD_TORCH_CHECK(vectors.dim() == 2, op, ": vectors must be (N, D)");
+  vectors = leading_rows<Device>(op, "vectors", vectors, vectors.size(1));
+  codes = leading_rows<Device>(op, "codes", codes, vectors.size(1));
+  check_like(op, "codes", codes, vectors);
+  constexpr int64_t kLimit = std::numeric_limits<int32_t>::max();
+  STD_TORCH_CHECK(codes.size(0) >= 1 && codes.size(0) <= kLimit && codes.size(1) <= kLimit / 1024, op,
+                  ": codes must be one or more, up to 2^31 of up to 2^21 dimensions");
+  half_norms = column(op, "half_norms", half_norms, codes);
+  Tensor out = torch::stable::new_empty(vectors, {vectors.size(0)}, ScalarType::Long);
+  if (vectors.size(0) == 0) return out;
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Device::template nearest<T>(vectors, data<T>(vectors), data<T>(codes), data<T>(half_norms),
+                                static_cast<int64_t*>(out.mutable_data_ptr()), static_cast<int32_t>(codes.size(1)),
+                                static_cast<int32_t>(codes.size(0)));
+  };
+  vectors.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  return out;
+}
+
 }  // namespace hepk

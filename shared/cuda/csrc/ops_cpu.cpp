@@ -70,6 +70,24 @@ struct Cpu {
       kernel.propagate(grid, state, z, dz, out, num_steps, nystroem, begin, end);
     });
   }
+
+  template <class T>
+  static void tokens(const Tensor& rows, const hepk::EventBins& bins, const T* features, const T* missing,
+                     const int8_t* ids, int64_t* out, int32_t objects) {
+    const auto& kernel = kernels<T>();
+    torch::stable::parallel_for(0, rows.size(0), kGrain, [&](int64_t begin, int64_t end) {
+      kernel.tokens(bins, features, missing, ids, out, objects, begin, end);
+    });
+  }
+
+  template <class T>
+  static void nearest(const Tensor& rows, const T* vectors, const T* codes, const T* half_norms, int64_t* out,
+                      int32_t dims, int32_t num_codes) {
+    const auto& kernel = kernels<T>();
+    torch::stable::parallel_for(0, rows.size(0), kGrain, [&](int64_t begin, int64_t end) {
+      kernel.nearest(vectors, codes, half_norms, out, dims, num_codes, begin, end);
+    });
+  }
 };
 
 }  // namespace
@@ -78,6 +96,8 @@ STABLE_TORCH_LIBRARY_IMPL(hep, CPU, m) {
   m.impl("field_lookup", TORCH_BOX(&hepk::field_lookup<Cpu>));
   m.impl("field_pullback", TORCH_BOX(&hepk::field_pullback<Cpu>));
   m.impl("propagate", TORCH_BOX(&hepk::propagate<Cpu>));
+  m.impl("event_tokens", TORCH_BOX(&hepk::event_tokens<Cpu>));
+  m.impl("nearest_code", TORCH_BOX(&hepk::nearest_code<Cpu>));
 }
 
 // Which instruction set serves; null where HEP_SHARED_ISA asks for one that cannot.

@@ -32,6 +32,22 @@ struct Cuda {
     });
   }
 
+  template <class T>
+  static void tokens(const Tensor& rows, const hepk::EventBins& bins, const T* features, const T* missing,
+                     const int8_t* ids, int64_t* out, int32_t objects) {
+    launch(rows, [&](void* stream) {
+      return hepk::cuda_tokens<T>(bins, features, missing, ids, out, objects, rows.size(0), stream);
+    });
+  }
+
+  template <class T>
+  static void nearest(const Tensor& rows, const T* vectors, const T* codes, const T* half_norms, int64_t* out,
+                      int32_t dims, int32_t num_codes) {
+    launch(rows, [&](void* stream) {
+      return hepk::cuda_nearest<T>(vectors, codes, half_norms, out, dims, num_codes, rows.size(0), stream);
+    });
+  }
+
  private:
   template <class Launcher>
   static void launch(const Tensor& rows, Launcher&& launcher) {
@@ -50,4 +66,6 @@ STABLE_TORCH_LIBRARY_IMPL(hep, CUDA, m) {
   m.impl("field_lookup", TORCH_BOX(&hepk::field_lookup<Cuda>));
   m.impl("field_pullback", TORCH_BOX(&hepk::field_pullback<Cuda>));
   m.impl("propagate", TORCH_BOX(&hepk::propagate<Cuda>));
+  m.impl("event_tokens", TORCH_BOX(&hepk::event_tokens<Cuda>));
+  m.impl("nearest_code", TORCH_BOX(&hepk::nearest_code<Cuda>));
 }

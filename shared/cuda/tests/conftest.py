@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,6 +78,21 @@ def problem(dtype: torch.dtype, device: str) -> Callable[[int], Problem]:
 def native() -> None:
     if backend() == "reference":
         pytest.skip("needs the compiled kernels")
+
+
+@pytest.fixture
+def supported() -> set[str]:
+    """Instruction sets of this processor."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        flags = []
+    found = {"scalar"}
+    if {"avx2", "fma"} <= set(flags):
+        found.add("avx2")
+        if {"avx512f", "avx512dq", "avx512vl"} <= set(flags):
+            found.add("avx512")
+    return found
 
 
 @pytest.fixture

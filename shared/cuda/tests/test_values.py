@@ -121,7 +121,11 @@ def test_compiled_agrees_with_reference(
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
 def test_each_instruction_set_agrees_with_reference(
-    isa: str, tmp_path: Path, run_python: Callable[..., Any], problem_of: Callable[..., Any]
+    isa: str,
+    tmp_path: Path,
+    run_python: Callable[..., Any],
+    problem_of: Callable[..., Any],
+    supported: set[str],
 ) -> None:
     problems = [problem_of(61, dtype, "cpu") for dtype in ULPS]
     torch.save([(p.points, *p.track_args) for p in problems], tmp_path / "in.pt")
@@ -139,7 +143,7 @@ def test_each_instruction_set_agrees_with_reference(
         ]
         torch.save(results, "out.pt")
         print(json.dumps(_backend.backend()))"""
-    if isa not in supported():
+    if isa not in supported:
         with pytest.raises(
             AssertionError, match=f"HEP_SHARED_ISA is '{isa}', which is unknown or more than this"
         ):
@@ -153,20 +157,6 @@ def test_each_instruction_set_agrees_with_reference(
         torch.testing.assert_close(found[1], expected, rtol=0, atol=ULPS[p.points.dtype])
         for result, nystroem in zip(found[2:], (False, True), strict=True):
             assert_same_tracks(result, track.reference(*p.track_args, 6, nystroem))
-
-
-def supported() -> set[str]:
-    """Instruction sets of this processor."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        flags = []
-    found = {"scalar"}
-    if {"avx2", "fma"} <= set(flags):
-        found.add("avx2")
-        if {"avx512f", "avx512dq", "avx512vl"} <= set(flags):
-            found.add("avx512")
-    return found
 
 
 def padded(grid: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ the other factors that have both and over the seeds, which is a sum Σ_i w_i A_i
 the first term for the finite test sample (paired), the second for the seeds: σ² is the variance between
 seeds, pooled over the configurations that take part; Satterthwaite's formula gives the degrees of freedom.
 The contrasts are fixed before any result: all pairs of levels of tokenisation and of pooling, with against
-without missing momentum, with against without E. Holm's correction covers them all.
+without missing momentum, with against without E, every set of other options against none. Holm's correction
+covers them all.
 
 R runs, N events of the test sample.
 """
@@ -38,6 +39,7 @@ from fourtop_tokens.statistics import (
 
 FACTORS = ("tokens", "pooling", "met", "vector")
 FACTOR_NAMES = {"tokens": "tokenisation", "pooling": "pooling", "met": "missing momentum", "vector": "vector"}
+OPTIONS, NO_OPTIONS = "options", "none"  # as if they were one more factor, in planned contrasts
 REJECTIONS = (50, 100)  # 1/ε_B with an interval
 ALPHA = 0.05
 
@@ -66,8 +68,9 @@ class Run:
 
     @property
     def is_binned(self) -> bool:
-        """Whether its tokens are bins without E."""
-        return self.levels["tokens"].startswith("binned")
+        """Whether its tokens are bins and nothing else holds E, so that both vectors are the same."""
+        binned = self.levels["tokens"].startswith("binned") and self.levels["vector"] == "four"
+        return binned and "physics" not in self.options
 
     @property
     def configuration(self) -> str:
@@ -110,7 +113,7 @@ class Contrast:
         """The claim with its interval."""
         e = self.estimate
         interval = f"{e.value:+.4f}, 95 % interval {e.low:+.4f} to {e.high:+.4f}"
-        pair = f"{FACTOR_NAMES[self.factor]} {self.first} against {self.second}"
+        pair = f"{FACTOR_NAMES.get(self.factor, self.factor)} {self.first} against {self.second}"
         if self.verdict.startswith("different"):
             better = self.first if e.value > 0 else self.second
             return f"{pair}: {better} is better ({interval}; Holm p = {self.holm:.2g})."
@@ -202,6 +205,15 @@ class Comparison:
                 common = [key for key in tables[0] if key in tables[1]]
                 if common:
                     yield factor, a, b, *([table[key] for key in common] for table in tables)  # type: ignore[misc]
+        by_options: dict[str, dict[tuple[str, ...], list[int]]] = {}
+        for index, run in enumerate(self.runs):
+            table = by_options.setdefault(run.options or NO_OPTIONS, {})
+            table.setdefault(tuple(run.levels.values()), []).append(index)
+        without = by_options.pop(NO_OPTIONS, {})
+        for options, table in by_options.items():
+            common = [key for key in table if key in without]
+            if common:
+                yield OPTIONS, options, NO_OPTIONS, [table[k] for k in common], [without[k] for k in common]
 
     def _by_other(self, indices: Sequence[int], factor: str) -> dict[tuple[str, ...], list[int]]:
         found: dict[tuple[str, ...], list[int]] = {}
@@ -305,6 +317,14 @@ class Comparison:
                 for level, members in levels.items()
                 if level != base
             ]
+        plain, *others = dict.fromkeys(run.options for run in self.runs)
+        coded[OPTIONS] = [
+            (
+                f"{OPTIONS}: {name or NO_OPTIONS} - {plain or NO_OPTIONS}",
+                np.array([float(run.options == name) for run in self.runs]),
+            )
+            for name in others
+        ]
         main = [entry for entries in coded.values() for entry in entries]
         products = [
             (f"{name_a} × {name_b}", (a - a.mean()) * (b - b.mean()))

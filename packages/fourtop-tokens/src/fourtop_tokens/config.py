@@ -22,6 +22,7 @@ PRESETS = "fourtop_tokens.presets"
 
 Vector = Literal["four", "five"]
 Pooling = Literal["cls", "mean", "max"]
+Pairwise = Literal["none", "physics", "physics_sm"]
 TokensName = Literal["identity", "raw", "binned", "binned_legacy", "binned_background", "vq"]
 
 
@@ -120,7 +121,7 @@ class ClassifierConfig(StrictModel):
     met: bool = Field(True, description="Append the missing momentum and its azimuth.")
     pooling: Pooling = Field("cls", description="How tokens become one vector.")
     positions: bool = Field(True, description="Sinusoidal positions.")
-    pairwise: Literal["none", "physics", "physics_sm"] = Field(
+    pairwise: Pairwise = Field(
         "none", description="Attention bias from m², ΔR, kT, z; `physics_sm` adds Standard-Model couplings."
     )
     pairwise_dim: int = Field(16, ge=1, description="Hidden width of the network behind the bias.")
@@ -219,6 +220,9 @@ class SweepConfig(StrictModel):
     poolings: tuple[Pooling, ...] = Field(("cls", "mean", "max"), description="Poolings.")
     met: tuple[bool, ...] = Field((True, False), description="With and without the missing momentum.")
     vectors: tuple[Vector, ...] = Field(("five", "four"), description="With and without E.")
+    pairwise: tuple[Pairwise, ...] | None = Field(
+        None, description="Attention biases from pairs; null for that of model.pairwise alone."
+    )
     vqvae: VqVaeConfig = Field(VqVaeConfig(), description="The VQ-VAEs; their vector is a factor.")
     vqvae_epochs: int = Field(10, ge=1, description="Epochs of the VQ-VAEs, one for each vector and seed.")
     vqvae_batch_size: int = Field(128, ge=1, description="Events in one step of these.")

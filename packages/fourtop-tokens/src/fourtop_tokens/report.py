@@ -158,6 +158,7 @@ def levels_of(config: Config, model: ClassifierConfig) -> tuple[dict[str, str], 
         elif model.tokens.fit_on == "background":
             tokens = "binned_background"
     binned = isinstance(model.tokens, BinnedTokens) and not model.tokens.with_energy
+    binned = binned and model.pairwise == "none"  # else masses of pairs hold E
     levels = {
         "tokens": tokens,
         "pooling": model.pooling,
@@ -183,7 +184,7 @@ def draw(comparison: Comparison) -> dict[str, Figure]:
     runs = comparison.runs
     figures: dict[str, Figure] = {}
     for factor in FACTORS:
-        levels, name = comparison.levels(factor, comparable=True), FACTOR_NAMES[factor]
+        levels, name = pictured(comparison, factor), FACTOR_NAMES[factor]
         curves = {level: [runs[i].val_auroc for i in group] for level, group in levels.items()}
         figures[f"val_auroc_by_{factor}"] = plots.validation_curves(curves, name)
         overlay = {level: (comparison.is_signal, comparison.scores[group]) for level, group in levels.items()}
@@ -203,6 +204,15 @@ def draw(comparison: Comparison) -> dict[str, Figure]:
     return figures
 
 
+def pictured(comparison: Comparison, factor: str) -> dict[str, list[int]]:
+    """Runs of each level of a factor, without those whose options not every level has."""
+    levels, runs = comparison.levels(factor, comparable=True), comparison.runs
+    common = set.intersection(*({runs[i].options for i in group} for group in levels.values()))
+    if not common:
+        return levels
+    return {level: [i for i in group if runs[i].options in common] for level, group in levels.items()}
+
+
 def interval_of(comparison: Comparison, group: Sequence[int]) -> tuple[float, float | None, float | None]:
     """Mean area of runs with the ends of its interval, None for these with a single seed."""
     estimate = comparison.mean(group)
@@ -213,7 +223,7 @@ def interval_of(comparison: Comparison, group: Sequence[int]) -> tuple[float, fl
 
 def heatmap(comparison: Comparison, rows: str, columns: str) -> Figure:
     """Mean area for the levels of two factors."""
-    down, across = comparison.levels(rows), comparison.levels(columns)
+    down, across = pictured(comparison, rows), comparison.levels(columns)
     table = np.full((len(down), len(across)), np.nan)
     for i, group in enumerate(down.values()):
         for j, other in enumerate(across.values()):

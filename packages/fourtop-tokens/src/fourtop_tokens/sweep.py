@@ -1,15 +1,17 @@
 """`fourtop-tokens sweep`: every unique configuration with every seed, resumable at any point.
 
-The factors are tokenisation, pooling, missing momentum and E. Binned tokens hold no E, so with and without E
-they are the same configuration: of the 36 combinations 30 are trained and 6 are named as duplicates in
-`manifest.json`. A member is one run directory; it is done when its evaluation is there. VQ-VAEs are trained
+The factors are tokenisation, pooling, missing momentum, E and, if asked for, the attention bias from pairs.
+Binned tokens hold no E, so with and without E they are the same configuration: of the 36 combinations 30 are
+trained and 6 are named as duplicates in `manifest.json`. A member is one run directory; it is done when its evaluation is there. VQ-VAEs are trained
 first, one for each vector and seed.
 
 A limit takes the first configurations in an order in which tokenisations vary fastest, then poolings: six are
-three tokenisations with two poolings.
+three tokenisations with two poolings. The bias from pairs varies slowest.
 """
 
+import dataclasses
 import functools
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +24,7 @@ from fourtop_tokens.config import (
     Config,
     DataConfig,
     IdentityTokens,
+    Pairwise,
     Pooling,
     RawTokens,
     ReconstructionConfig,
@@ -50,11 +53,13 @@ class Member:
     pooling: Pooling
     met: bool
     vector: Vector
+    pairwise: Pairwise = "none"
 
     @property
     def name(self) -> str:
-        """Name of the configuration, such as `identity-cls-met-five`."""
-        return f"{self.tokens}-{self.pooling}-{'met' if self.met else 'nomet'}-{self.vector}"
+        """Name of the configuration, such as `identity-cls-met-five`, with the bias from pairs if any."""
+        name = f"{self.tokens}-{self.pooling}-{'met' if self.met else 'nomet'}-{self.vector}"
+        return name if self.pairwise == "none" else f"{name}-{self.pairwise}"
 
 
 def members(config: Config) -> tuple[list[Member], dict[str, str]]:
@@ -67,17 +72,19 @@ def members(config: Config) -> tuple[list[Member], dict[str, str]]:
         The configurations in the order they are trained, and for each duplicate what it equals.
     """
     factors = config.sweep
+    own: Pairwise = config.model.pairwise if isinstance(config.model, ClassifierConfig) else "none"
     unique: dict[str, Member] = {}
     duplicates: dict[str, str] = {}
-    for vector in factors.vectors:
-        for met in factors.met:
-            for pooling in factors.poolings:
-                for tokens in factors.tokens:
-                    member = Member(tokens, pooling, met, vector)
-                    canonical = Member(tokens, pooling, met, "four") if tokens in BINNED else member
-                    unique[canonical.name] = canonical
-                    if canonical != member:
-                        duplicates[member.name] = canonical.name
+    for pairwise, vector, met, pooling, tokens in itertools.product(
+        factors.pairwise or (own,), factors.vectors, factors.met, factors.poolings, factors.tokens
+    ):
+        member = Member(tokens, pooling, met, vector, pairwise)
+        # The masses of pairs hold E, so with the bias E is a factor of binned tokens too.
+        same = tokens in BINNED and pairwise == "none"
+        canonical = dataclasses.replace(member, vector="four") if same else member
+        unique[canonical.name] = canonical
+        if canonical != member:
+            duplicates[member.name] = canonical.name
     return list(unique.values()), duplicates
 
 
@@ -228,6 +235,7 @@ def member_config(config: Config, out: Path, member: Member, seed: int) -> Confi
             "pooling": member.pooling,
             "met": member.met,
             "vector": member.vector,
+            "pairwise": member.pairwise,
         }
     )
     train_section = config.train.model_copy(update={"seed": seed, "finish": ("evaluate",), "figures": False})

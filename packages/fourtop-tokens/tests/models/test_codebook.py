@@ -1,32 +1,8 @@
 import pytest
 import torch
 
-from fourtop_tokens.models import codebook as module
-from fourtop_tokens.models.codebook import Codebook, k_means, nearest_code, sums_by_code
-
-
-@pytest.mark.parametrize(("n", "k", "d"), [(0, 4, 3), (1, 1, 1), (1000, 37, 5), (333, 512, 32)])
-def test_nearest_code_is_the_nearest(n, k, d):
-    torch.manual_seed(0)
-    vectors, codes = torch.randn(n, d), torch.randn(k, d)
-    distance = (vectors.double()[:, None] - codes.double()).square().sum(2)
-    found = nearest_code(vectors, codes)
-    assert found.shape == (n,)
-    chosen = distance.gather(1, found[:, None])[:, 0]
-    assert torch.allclose(chosen, distance.amin(1), atol=1e-6)
-
-
-def test_blocks_do_not_matter(monkeypatch):
-    torch.manual_seed(0)
-    vectors, codes = torch.randn(700, 8), torch.randn(16, 8)
-    expected = nearest_code(vectors, codes)
-    monkeypatch.setattr(module, "BLOCK_BYTES", 16 * 4 * 13)
-    assert torch.equal(nearest_code(vectors, codes), expected)
-
-
-def test_ties_go_to_the_lowest_index():
-    codes = torch.tensor([[5.0, 0], [1, 1], [1, 1], [-1, -1]])
-    assert nearest_code(torch.tensor([[1.0, 1.0]]), codes).item() == 1
+from fourtop_tokens.models.codebook import Codebook, k_means, sums_by_code
+from hep_shared.ops.nearest import nearest_code
 
 
 def test_sums_equal_a_one_hot_product():

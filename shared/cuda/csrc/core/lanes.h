@@ -36,6 +36,12 @@ struct lane {
   static constexpr int width = 1;
 };
 
+// What a comparison of lanes gives, and a counter beside them: integers as wide as the numbers.
+template <class F>
+struct mask_of {
+  using type = int32_t;
+};
+
 template <class F, class T>
 HK_HD F splat(T value) {
   return value - F{};  // F{} is zero: broadcasts over a vector, no-op for a scalar
@@ -77,6 +83,15 @@ struct lane<doubles> {
   using scalar = double;
   using index = half_ints;
   static constexpr int width = kBytes / 8;
+};
+
+template <>
+struct mask_of<floats> {
+  using type = ints;
+};
+template <>
+struct mask_of<doubles> {
+  using type = longs;
 };
 
 HK_HD ints truncate(floats x) { return __builtin_convertvector(x, ints); }

@@ -14,6 +14,25 @@ struct Grid {
   double inv_spacing[3];
 };
 
+constexpr int kMaxEdges = 15;
+constexpr int kMaxObjects = 1024;  // of an event
+constexpr int kNumIds = 7;         // kinds of object
+
+// Edges of the columns of rows of four numbers, and what a passed edge adds to a token.
+struct Columns {
+  double edges[kMaxEdges][4];  // by number; NaN where a column has fewer, which nothing passes
+  int32_t weight[4];
+  int32_t num_edges;
+  bool folded[4];  // compare the absolute value
+  bool any_folded;
+};
+
+// Two events make a row of `missing`: twice its absolute value and azimuth.
+struct EventBins {
+  Columns objects, missing;
+  int32_t id_weight, first_met, first_met_phi;
+};
+
 // CPU: rows `begin` to `end` (excluded) of every array; the caller shares them out among threads.
 template <class T>
 struct Kernels {
@@ -24,6 +43,12 @@ struct Kernels {
   // state (N, 5) [x y tx ty q/p], z (N,), dz (N,) -> out (N, 5)
   void (*propagate)(const Grid& grid, const T* state, const T* z, const T* dz, T* out, int num_steps, bool nystroem,
                     int64_t begin, int64_t end);
+  // features (N, P, 4), missing (N, 2), ids (N, P) -> tokens (N, P + 2); 1 <= P <= kMaxObjects
+  void (*tokens)(const EventBins& bins, const T* features, const T* missing, const int8_t* ids, int64_t* tokens,
+                 int32_t objects, int64_t begin, int64_t end);
+  // vectors (N, D), codes (K, D), half of their squared norms (K,) -> index of the nearest code (N,); K >= 1
+  void (*nearest)(const T* vectors, const T* codes, const T* half_norms, int64_t* nearest, int32_t dims,
+                  int32_t num_codes, int64_t begin, int64_t end);
 };
 
 struct Table {
@@ -46,6 +71,12 @@ int cuda_pullback(const Grid& grid, const T* points, const T* grad, T* out, int6
 template <class T>
 int cuda_propagate(const Grid& grid, const T* state, const T* z, const T* dz, T* out, int num_steps, bool nystroem,
                    int64_t rows, void* stream);
+template <class T>
+int cuda_tokens(const EventBins& bins, const T* features, const T* missing, const int8_t* ids, int64_t* tokens,
+                int32_t objects, int64_t rows, void* stream);
+template <class T>
+int cuda_nearest(const T* vectors, const T* codes, const T* half_norms, int64_t* nearest, int32_t dims,
+                 int32_t num_codes, int64_t rows, void* stream);
 const char* cuda_error(int error);
 
 }  // namespace hepk

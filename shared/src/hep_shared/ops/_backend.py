@@ -88,7 +88,7 @@ def register(
     *,
     fake: Callable[..., Tensor],
     num_rows: int,
-    backward: Callable[..., Any],
+    backward: Callable[..., Any] | None,
 ) -> Callable[..., Tensor]:
     """Define an operator, and look for compiled kernels the first time.
 
@@ -100,7 +100,8 @@ def register(
         num_rows: The first `num_rows` arguments and the result have one row per item, and rows do not know
             each other: a batch of calls is one call with more rows. All rows share the arguments after them.
         backward: Derivative `(ctx, grad)`, made of operators or differentiable PyTorch; `ctx.saved_tensors`
-            are the tensors and `ctx.numbers` the other arguments. `recomputing` makes one.
+            are the tensors and `ctx.numbers` the other arguments. `recomputing` makes one. None for a result of
+            integers, which has no derivative.
 
     Returns:
         The operator.
@@ -112,7 +113,8 @@ def register(
     _library.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
     _library.impl(name, reference, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(qualified, fake, lib=_library)
-    torch.library.register_autograd(qualified, backward, setup_context=_setup_context, lib=_library)
+    if backward is not None:
+        torch.library.register_autograd(qualified, backward, setup_context=_setup_context, lib=_library)
     if backend() != "reference" and not torch._C._dispatch_has_kernel_for_dispatch_key(qualified, "CPU"):
         problem = f"the installed hep-shared-cuda has no kernel for {qualified}"
         if os.environ.get(VARIABLE) == "native":

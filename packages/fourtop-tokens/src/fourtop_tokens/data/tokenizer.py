@@ -19,6 +19,7 @@ N events.
 """
 
 import json
+import sys
 from collections.abc import Iterable
 from typing import Any, Literal, Self
 
@@ -34,6 +35,7 @@ from hep_shared.errors import UserError
 PhiMode = Literal["full", "folded", "legacy"]
 EdgeMode = Literal["quantile", "legacy"]
 FitOn = Literal["all", "background"]
+Backend = Literal["native", "numpy"]
 
 _BLOCK = 2048  # events whose columns stay in the second-level cache
 
@@ -165,15 +167,33 @@ class Binning(StrictModel):
         start = 0.0 if self.phi_mode == "folded" else -np.pi
         return (start + width * np.arange(1, num_bins)).astype(np.float32)
 
-    def transform(self, events: EventSet) -> NDArray[np.int64]:
+    @property
+    def operator_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `hep_shared.ops.tokens.event_tokens` for this binning."""
+        # Bins that are clipped from below instead of counted from 1 are as if there were no first edge.
+        first = 1 if self.edge_mode == "legacy" else 0
+        return {
+            "energy_edges": self.energy_edges[first:] if self.vocabulary.with_energy else None,
+            "pt_edges": self.pt_edges[first:],
+            "eta_edges": self.eta_edges[first:],
+            "phi_edges": self.phi_edges.tolist(),
+            "met_edges": self.met_edges[first:],
+            "num_bins": self.vocabulary.num_bins,
+            "fold_phi": self.phi_mode == "folded",
+        }
+
+    def transform(self, events: EventSet, backend: Backend | None = None) -> NDArray[np.int64]:
         """Turn events into tokens.
 
         Args:
             events: Any split.
+            backend: Implementation, which makes no difference to the tokens; None for the fastest.
 
         Returns:
             18 objects, missing momentum, its azimuth: (N, 20) int64 in [0, vocabulary size).
         """
+        if (backend or native_backend()) == "native":
+            return _operator_tokens(events, self.operator_arguments)
         tokens = np.empty((len(events), schema.NUM_TOKENS), np.int64)
         for start in range(0, len(events), _BLOCK):
             block = slice(start, start + _BLOCK)
@@ -212,6 +232,31 @@ class Binning(StrictModel):
 
     def _phi_bins(self, phi: NDArray[np.float32]) -> NDArray[np.uint8]:
         return count_edges(np.abs(phi) if self.phi_mode == "folded" else phi, self.phi_edges)
+
+
+def native_backend() -> Backend:
+    """Which implementation `Binning.transform` uses.
+
+    Returns:
+        `native` where compiled kernels are installed and torch is loaded: importing it for them alone would take
+        longer than NumPy needs for the whole public file.
+    """
+    if "torch" not in sys.modules:
+        return "numpy"
+    from hep_shared.ops import _backend
+
+    return "numpy" if _backend.backend() == "reference" else "native"
+
+
+def _operator_tokens(events: EventSet, arguments: dict[str, Any]) -> NDArray[np.int64]:
+    import torch
+
+    from hep_shared.ops.tokens import event_tokens
+
+    columns = (
+        torch.from_numpy(np.ascontiguousarray(a)) for a in (events.features, events.missing, events.ids)
+    )
+    return np.asarray(event_tokens(*columns, **arguments))
 
 
 def count_edges(values: NDArray[np.float32], edges: Iterable[float]) -> NDArray[np.uint8]:

@@ -1,6 +1,6 @@
-r"""A codebook: the nearest code, its exponential average, k-means initialisation, revival of dead codes.
+r"""A codebook: its exponential average, k-means initialisation, revival of dead codes.
 
-    k(z) = argmin_k |z - e_k|² = argmin_k (|e_k|² / 2 - z·e_k),       ties to the lowest index,
+    k(z) = argmin_k |z - e_k|²,       ties to the lowest index (`hep_shared.ops.nearest`),
     N_k ← γ N_k + (1 - γ) n_k,    m_k ← γ m_k + (1 - γ) Σ_{k(z) = k} z,    e_k = m_k / N_k,
 
 with n_k the number of vectors of the batch whose nearest code is k (A. van den Oord et al., arXiv:1711.00937,
@@ -14,34 +14,7 @@ N vectors, K codes, D dimensions.
 import torch
 from torch import Tensor, nn
 
-BLOCK_BYTES = 1 << 21  # distances of one block stay in the second-level cache
-
-
-def nearest_code(vectors: Tensor, codes: Tensor) -> Tensor:
-    """Find the nearest code of each vector without a table of all distances.
-
-    Args:
-        vectors: (N, D).
-        codes: (K, D).
-
-    Returns:
-        Indices, (N,) int64.
-    """
-    half_norms = codes.square().sum(1) / 2
-    if torch.compiler.is_exporting():  # a loop over blocks has no fixed length in a graph
-        return torch.addmm(half_norms, vectors, codes.T, alpha=-1).argmin(1)
-    # On a GPU fewer and larger blocks keep the device busy.
-    factor = 1 if vectors.device.type == "cpu" else 16
-    rows = max(1, factor * BLOCK_BYTES // (len(codes) * vectors.element_size()))
-    transposed = codes.T.contiguous()
-    # An empty set of vectors is one empty block.
-    starts = range(0, max(len(vectors), 1), rows)
-    return torch.cat(
-        [
-            torch.addmm(half_norms, vectors[start : start + rows], transposed, alpha=-1).argmin(1)
-            for start in starts
-        ]
-    )
+from hep_shared.ops.nearest import nearest_code
 
 
 def sums_by_code(vectors: Tensor, nearest: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from fourtop_tokens.data import schema
 from fourtop_tokens.data.scaling import FLOOR_GEV, EventStatistics
 from fourtop_tokens.data.tokenizer import Binning, Vocabulary
 from fourtop_tokens.models.vqvae import ObjectTokenizer
+from hep_shared.ops.tokens import event_tokens
 
 _LEGACY_DIM = 12  # of the reference's shared layer
 
@@ -206,19 +207,13 @@ class BinnedEmbedding(TokenEmbedding):
     def __init__(self, dim: int, binning: Binning, *, with_missing: bool) -> None:
         super().__init__(dim, binning.vocabulary, with_missing=with_missing)
         self.binning = binning
-        edges = {
-            "pt": binning.pt_edges, "eta": binning.eta_edges, "energy": binning.energy_edges,
-            "met": binning.met_edges, "phi": tuple(binning.phi_edges.tolist()),
-        }  # fmt: skip
-        for name, values in edges.items():
-            self.register_buffer(f"{name}_edges", torch.tensor(values), persistent=False)
 
     def forward(self, ids: Tensor, features: Tensor, missing: Tensor) -> Embedded:  # type: ignore[override]
         """Embed events; arguments as in `EventBatch.inputs`."""
         return super().forward(self.tokenize(ids, features, missing))
 
     def tokenize(self, ids: Tensor, features: Tensor, missing: Tensor) -> Tensor:
-        """What `Binning.transform` does, in torch.
+        """Bin events as `Binning.transform` does.
 
         Args:
             ids: (B, 18).
@@ -228,28 +223,7 @@ class BinnedEmbedding(TokenEmbedding):
         Returns:
             (B, 20) int64.
         """
-        vocabulary = self.binning.vocabulary
-        fields = [(schema.PT, "pt"), (schema.ETA, "eta")]
-        if vocabulary.with_energy:
-            fields.insert(0, (schema.ENERGY, "energy"))
-        tokens = ids - 1
-        for column, name in fields:
-            tokens = tokens * vocabulary.num_bins + self._bins(features[..., column], name)
-        tokens = tokens * vocabulary.num_bins + self._bins(features[..., schema.PHI], "phi") + 1
-        tokens = torch.where(ids != schema.PAD, tokens, schema.PAD)
-        first = 1 + vocabulary.num_object_tokens
-        met = first + self._bins(missing[:, :1], "met")
-        met_phi = first + vocabulary.num_bins + self._bins(missing[:, 1:], "phi")
-        return torch.cat([tokens, met, met_phi], dim=1)
-
-    def _bins(self, values: Tensor, name: str) -> Tensor:
-        edges = self.get_buffer(f"{name}_edges")
-        if name == "phi":
-            values = values.abs() if self.binning.phi_mode == "folded" else values
-        bins = (values[..., None] >= edges).long().sum(-1)
-        if name != "phi" and self.binning.edge_mode == "legacy":
-            bins = bins - (bins > 0).long()
-        return bins
+        return event_tokens(features, missing, ids.to(torch.int8), **self.binning.operator_arguments)
 
 
 class VqEmbedding(nn.Module):

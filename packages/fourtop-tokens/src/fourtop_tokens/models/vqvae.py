@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from fourtop_tokens.data import schema
-from fourtop_tokens.models.codebook import Codebook, nearest_code
+from fourtop_tokens.models.codebook import Codebook
+from hep_shared.ops.nearest import nearest_code
 
 _ID_DIM = 8
 
