@@ -41,6 +41,13 @@ class Unit(StrEnum):
     MEV = "mev"
 
 
+class EngineChoice(StrEnum):
+    """What makes events."""
+
+    FAST = "fast"
+    PYTHIA = "pythia"
+
+
 class PhiChoice(StrEnum):
     """How azimuths are binned."""
 
@@ -81,6 +88,9 @@ def simulate(
     out: Annotated[Path, typer.Option("--out", help="HDF5 file to write.")],
     num_events: NumEventsOption = 20_000,
     seed: SeedOption = 1,
+    engine: Annotated[
+        EngineChoice, typer.Option(help="pythia: shower, hadrons, anti-kT; needs the extra of that name.")
+    ] = EngineChoice.FAST,
     preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -98,6 +108,7 @@ def simulate(
         out,
         num_events,
         seed=seed,
+        engine=engine.value,
         muon_ids=chosen.simulation.muon_ids,
         cluster=cluster,
         num_workers=num_workers,

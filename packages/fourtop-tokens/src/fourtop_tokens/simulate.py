@@ -20,7 +20,8 @@ from fourtop_tokens.data import schema
 from fourtop_tokens.data.events import EventSet
 from fourtop_tokens.data.schema import LABELS, SPLITS, MuonIds, Split
 from fourtop_tokens.data.writer import write_events
-from fourtop_tokens.physics.generator import SelectedEvents, describe, generate
+from fourtop_tokens.physics import generator, pythia
+from fourtop_tokens.physics.generator import SelectedEvents
 from fourtop_tokens.physics.hard_process import BEAM_ENERGY
 from fourtop_tokens.physics.selection import Selection
 from hep_shared.errors import UserError
@@ -28,8 +29,25 @@ from hep_shared.farm import run_shards
 from hep_shared.files import atomic_path, reader_boundary
 from hep_shared.seed import epoch_permutation, shard_seed
 
-Engine = Literal["fast"]
-ENGINES: dict[Engine, Callable[[str, int, np.random.Generator], SelectedEvents]] = {"fast": generate}
+Engine = Literal["fast", "pythia"]
+ENGINES: dict[Engine, Callable[[str, int, np.random.Generator], SelectedEvents]] = {
+    "fast": generator.generate,
+    "pythia": pythia.generate,
+}
+_DESCRIBE: dict[Engine, Callable[[str], dict[str, float]]] = {
+    "fast": generator.describe,
+    "pythia": pythia.describe,
+}
+_IS_NOT: dict[Engine, list[str]] = {
+    "fast": [
+        "spin correlated: only the W helicity in top decays is that of the Standard Model",
+        "a parton shower or hadronisation: jets are clustered partons with smeared momenta",
+    ],
+    "pythia": [
+        "spin correlated beyond what Pythia does in the decays of single resonances and taus",
+        "with an underlying event: multiparton interactions are off",
+    ],
+}
 
 BLOCK = 4096  # events; part of what a seed means
 PUBLIC_NUM_EVENTS = 302_072
@@ -117,12 +135,11 @@ def provenance(engine: Engine, num_events: int, seed: int, muon_ids: MuonIds) ->
         "muon_ids": muon_ids,
         "beam_energy_gev": BEAM_ENERGY,
         "selection": vars(Selection()),
-        "processes": {name: describe(name) for name in LABELS.values()},
+        "processes": {name: _DESCRIBE[engine](name) for name in LABELS.values()},
         "is_not": [
             "the public four-top sample: results on this file cannot be compared with published figures",
             "a matrix element: heavy particles follow phase space times a scale-free surrogate",
-            "spin correlated: only the W helicity in top decays is that of the Standard Model",
-            "a parton shower or hadronisation: jets are clustered partons with smeared momenta",
+            *_IS_NOT[engine],
             "a parton-density set, a merged multi-jet sample, or a cross-section prediction",
             "a full detector: no pile-up, no misidentified leptons, no charge flips",
         ],

@@ -2,8 +2,8 @@
 
 The factors are tokenisation, pooling, missing momentum, E and, if asked for, the attention bias from pairs.
 Binned tokens hold no E, so with and without E they are the same configuration: of the 36 combinations 30 are
-trained and 6 are named as duplicates in `manifest.json`. A member is one run directory; it is done when its evaluation is there. VQ-VAEs are trained
-first, one for each vector and seed.
+trained and 6 are named as duplicates in `manifest.json`. A member is one run directory; it is done when its
+evaluation is there. VQ-VAEs are trained first, one for each vector and seed.
 
 A limit takes the first configurations in an order in which tokenisations vary fastest, then poolings: six are
 three tokenisations with two poolings. The bias from pairs varies slowest.

@@ -100,8 +100,8 @@ def register(
         num_rows: The first `num_rows` arguments and the result have one row per item, and rows do not know
             each other: a batch of calls is one call with more rows. All rows share the arguments after them.
         backward: Derivative `(ctx, grad)`, made of operators or differentiable PyTorch; `ctx.saved_tensors`
-            are the tensors and `ctx.numbers` the other arguments. `recomputing` makes one. None for a result of
-            integers, which has no derivative.
+            are the tensors and `ctx.numbers` the other arguments. `recomputing` makes one. None for a result
+            of integers, which has no derivative.
 
     Returns:
         The operator.

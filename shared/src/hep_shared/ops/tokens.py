@@ -1,13 +1,14 @@
 r"""Bin the objects of events into integers.
 
 An edge counts for every value at or above it. With #(x) the number of edges of a quantity at or below its
-value, b bins of each quantity and no bin of E (with one, every power of b is one higher and b³ #(E) is added),
+value, b bins of each quantity and no bin of E (with one, b³ (id - 1) becomes b⁴ (id - 1) + b³ #(E), and 7 b³
+becomes 7 b⁴),
 
     token     = 1 + b³ (id - 1) + b² #(pT) + b #(η) + #(φ),     0 where id = 0,
     token_MET = 1 + 7 b³ + #(MET),      token_METφ = 1 + 7 b³ + b + #(METφ).
 
-A value that is not a number passes no edge. For ascending edges, #(x) is what `numpy.digitize` gives for every
-number. Folded azimuths are compared as |φ|.
+A value that is not a number passes no edge. For ascending edges, #(x) is what `numpy.digitize` gives for
+every number. Folded azimuths are compared as |φ|.
 
 Dimension legend: N events, P objects.
 """

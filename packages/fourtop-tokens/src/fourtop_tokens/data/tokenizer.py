@@ -238,8 +238,8 @@ def native_backend() -> Backend:
     """Which implementation `Binning.transform` uses.
 
     Returns:
-        `native` where compiled kernels are installed and torch is loaded: importing it for them alone would take
-        longer than NumPy needs for the whole public file.
+        `native` where compiled kernels are installed and torch is loaded: importing it for them alone would
+        take longer than NumPy needs for the whole public file.
     """
     if "torch" not in sys.modules:
         return "numpy"

@@ -64,13 +64,16 @@ def measure_leptons_and_photons(momenta: Array, kinds: NDArray[np.int8], rng: np
     return momenta * _positive(1 + width * rng.standard_normal(kinds.shape))
 
 
-def measure_jets(momenta: Array, kinds: NDArray[np.int8], rng: np.random.Generator) -> Array:
-    """Smear energies and directions of jets and give them a mass.
+def measure_jets(
+    momenta: Array, kinds: NDArray[np.int8], rng: np.random.Generator, gains_mass: bool = True
+) -> Array:
+    """Smear energies and directions of jets, and give those that are partons a mass.
 
     Args:
         momenta: True momenta, (4, P, N) in GeV.
         kinds: Kinds, (P, N); what is not hadronic comes back as it is.
         rng: Generator.
+        gains_mass: Whether jets are partons; else their mass scales with their momentum.
 
     Returns:
         Measured momenta, (4, P, N) in GeV.
@@ -79,12 +82,16 @@ def measure_jets(momenta: Array, kinds: NDArray[np.int8], rng: np.random.Generat
     width = np.hypot(0.80 / np.sqrt(true_pt), 0.05)
     noise = rng.standard_normal((4, *kinds.shape))
     measured_pt = true_pt * _positive(1 + width * noise[0])
-    grown_mass = measured_pt * JET_MASS_MEDIAN * np.exp(JET_MASS_WIDTH * noise[3])
+    if gains_mass:
+        grown = measured_pt * JET_MASS_MEDIAN * np.exp(JET_MASS_WIDTH * noise[3])
+        measured_mass = np.hypot(mass(momenta), grown)
+    else:
+        measured_mass = mass(momenta) * measured_pt / true_pt
     measured = four_momentum(
         measured_pt,
         eta(momenta) + JET_ANGLE * noise[1],
         phi(momenta) + JET_ANGLE * noise[2],
-        np.hypot(mass(momenta), grown_mass),
+        measured_mass,
     )
     return np.where(np.isin(kinds, HADRONIC), measured, momenta)
 

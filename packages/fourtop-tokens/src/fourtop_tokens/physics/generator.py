@@ -140,13 +140,16 @@ def _take(particles: Particles, events: NDArray[np.bool_]) -> Particles:
     return Particles(momenta[:, :, events], kinds[:, events], charges[:, events])
 
 
-def reconstruct(particles: Particles, selection: Selection, rng: np.random.Generator) -> SelectedEvents:
+def reconstruct(
+    particles: Particles, selection: Selection, rng: np.random.Generator, *, jets_are_clustered: bool = False
+) -> SelectedEvents:
     """Measure events and keep those that pass.
 
     Args:
         particles: Final states.
         selection: Thresholds.
         rng: Generator.
+        jets_are_clustered: What is hadronic is a jet of particles with its mass, not a parton.
 
     Returns:
         The events that pass, in order.
@@ -162,9 +165,9 @@ def reconstruct(particles: Particles, selection: Selection, rng: np.random.Gener
     particles, measured, is_lepton, is_photon = (
         _take(particles, keep), measured[:, :, keep], is_lepton[:, keep], is_photon[:, keep]
     )  # fmt: skip
-    jets = cluster(particles)
-    hadronic = np.isin(particles.kinds, HADRONIC)
-    measured = np.where(hadronic, detector.measure_jets(jets.momenta, jets.kinds, rng), measured)
+    jets = particles if jets_are_clustered else cluster(particles)
+    hadronic, gains_mass = np.isin(particles.kinds, HADRONIC), not jets_are_clustered
+    measured = np.where(hadronic, detector.measure_jets(jets.momenta, jets.kinds, rng, gains_mass), measured)
     measured_pt, measured_eta, measured_phi = pt(measured), eta(measured), phi(measured)
     is_jet = np.isin(jets.kinds, HADRONIC) & (measured_pt > selection.jet_pt_min)
     is_jet &= np.abs(measured_eta) < selection.eta_max
