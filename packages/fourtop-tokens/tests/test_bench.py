@@ -2,14 +2,16 @@ import numpy as np
 import pytest
 
 from fourtop_tokens import bench
-from fourtop_tokens.data.tokenizer import Binning
+from fourtop_tokens.data.tokenizer import Binning, native_backend
 from hep_shared.errors import ConfigError
 
 
 def test_the_peer_of_tokenising_gives_the_same_tokens(sample):
     events = sample[1]["train"]
     binning = Binning.fit(events)
-    np.testing.assert_array_equal(bench.digitize_tokens(binning, events), binning.transform(events))
+    tokens = bench.digitize_tokens(binning, events)
+    for backend in ("native", "numpy"):
+        np.testing.assert_array_equal(tokens, binning.transform(events, backend))
 
 
 def test_rows_compare_like_with_like(tiny_config, monkeypatch):
@@ -18,11 +20,13 @@ def test_rows_compare_like_with_like(tiny_config, monkeypatch):
         row.what.split(";")[0]: row
         for row in bench.bench(tiny_config(), device="cpu", num_events=300, batch_size=8)
     }
-    assert rows["tokenise, 5 bins"].max_abs_diff == 0
-    assert rows["nearest of 512 codes"].max_abs_diff < 1e-5
+    found = [("native", "native")] if native_backend() == "native" else []
+    for backend, name in [*found, ("numpy", "torch")]:
+        assert rows[f"tokenise, 5 bins, {backend}"].max_abs_diff == 0
+        assert rows[f"nearest of 512 codes, {name}"].max_abs_diff < 1e-5
     assert rows["codebook update"].max_abs_diff < 1e-3
     assert rows["training step, batch 8"].ratio > 0
-    assert len(rows) == 5
+    assert len(rows) == (7 if native_backend() == "native" else 5)
 
 
 def test_a_vqvae_is_not_measured(tiny_vqvae_config):

@@ -11,15 +11,21 @@ SHIFT = {"identity": 1.6, "vq": 1.6, "binned": 0.8}
 
 
 def make(
-    num_events=4000, seeds=(1, 2, 3), tokens=("identity", "binned", "vq"), poolings=("cls", "mean"), seed=0
+    num_events=4000,
+    seeds=(1, 2, 3),
+    tokens=("identity", "binned", "vq"),
+    poolings=("cls", "mean"),
+    seed=0,
+    options=("",),
 ):
     """Runs whose score separates by SHIFT of the tokens; a shared noise makes them correlated."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(1, 6, num_events).astype(np.int8)
     shared = rng.normal(0, 1, num_events)
     runs = []
-    for kind, pooling, met, s in itertools.product(tokens, poolings, ("met", "nomet"), seeds):
-        scores = SHIFT[kind] * (labels == 1) + shared + rng.normal(0, 0.05, num_events)
+    levels_of_all = itertools.product(tokens, poolings, ("met", "nomet"), seeds, options)
+    for kind, pooling, met, s, option in levels_of_all:
+        scores = (SHIFT[kind] + 0.3 * bool(option)) * (labels == 1) + shared + rng.normal(0, 0.05, num_events)
         levels = {
             "tokens": kind,
             "pooling": pooling,
@@ -27,7 +33,8 @@ def make(
             "vector": "four" if kind == "binned" else "five",
         }
         summary = {"auroc": 0.0, "accuracy": 0.0, "weighted_f1": 0.0, "eff_at_50": 0.0}
-        runs.append(Run(f"{kind}{pooling}{met}{s}", levels, "", s, scores, summary, np.array([0.5, 0.6])))
+        name = f"{kind}{pooling}{met}{s}{option}"
+        runs.append(Run(name, levels, option, s, scores, summary, np.array([0.5, 0.6])))
     return Comparison(runs, labels, num_resamples=200)
 
 
@@ -60,6 +67,17 @@ def test_true_differences_are_found_and_absent_ones_are_not(comparison):
     assert "95 % interval" in large.sentence
     assert contrasts["pooling", "cls", "mean"].verdict == "equivalent"
     assert "equal within 0.002" in contrasts["pooling", "cls", "mean"].sentence
+
+
+def test_options_are_compared_with_none():
+    both = make(tokens=("identity", "binned"), poolings=("cls",), options=("", "physics"))
+    contrast = found(both)["options", "physics", "none"]
+    assert contrast.num_pairs == 4
+    assert contrast.verdict == "different"
+    assert contrast.sentence.startswith("options physics against none: physics is better")
+    effect = both.effects().effect("options: physics - none")
+    assert effect.value == pytest.approx(contrast.estimate.value, abs=1e-3)
+    assert not any(run.is_binned for run in both.runs if run.options)
 
 
 def test_every_sentence_has_its_interval(comparison):

@@ -71,6 +71,20 @@ def test_six_are_three_tokenisations_with_two_poolings(tiny_config):
     }
 
 
+def test_the_bias_from_pairs_varies_slowest(tiny_config, tmp_path):
+    factors = ("sweep.pairwise=[none,physics]", "sweep.tokens=[identity,binned]", "sweep.met=[true]")
+    config = tiny_config(*factors)
+    names = [member.name for member in members(config)[0]]
+    plain = [name for name in names if "physics" not in name]
+    assert names[: len(plain)] == plain
+    assert "identity-cls-met-five-physics" in names
+    # Masses of pairs hold E: both vectors of binned tokens are trained.
+    assert {"binned-cls-met-four-physics", "binned-cls-met-five-physics"} <= set(names)
+    assert member_config(config, tmp_path, members(config)[0][-1], 1).model.pairwise == "physics"
+    alone = members(tiny_config("model.pairwise=physics_sm"))[0]
+    assert {member.pairwise for member in alone} == {"physics_sm"}
+
+
 def test_controls_keep_their_bins(tiny_config, tmp_path):
     config = tiny_config()
     legacy = member_config(config, tmp_path, Member("binned_legacy", "cls", True, "four"), 3)

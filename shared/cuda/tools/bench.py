@@ -6,9 +6,12 @@ Kernel and peer run in turn, one pair after the other; times and ratios are medi
 CPU one thread is used, so that the figures are per core, and its processor time counts, which other programs
 on the machine disturb less than the time on the wall.
 
-- naive: the reference of the operator, eight corners by advanced indexing.
-- best torch: `grid_sample`, which interpolates in one call.
-- floor: the eight corners of every look-up are read once. On the CPU as four runs of neighbouring numbers,
+- naive: the reference of the operator, eight corners by advanced indexing; for tokens `numpy.digitize`
+  on the CPU; for codes `cdist` with argmin.
+- best torch: `grid_sample`, which interpolates in one call; for tokens one comparison an edge; for codes
+  `addmm` with argmin in blocks.
+- floor: for tokens a copy of as many bytes as are read and written; for codes two vectors of products a
+  cycle. For tracks the eight corners of every look-up are read once. On the CPU as four runs of neighbouring numbers,
   two runs a cycle at the clock the system reports; on the GPU at the rate of a copy within the second-level
   cache.
 """
@@ -25,11 +28,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hep_shared.ops import field
+from hep_shared.ops import field, nearest, tokens
 from hep_shared.ops import propagate as track
 from hep_shared.ops._backend import backend
 
@@ -47,6 +51,8 @@ class Case(NamedTuple):
     native: Callable[[], Tensor]
     num_lookups: int
     goal: str
+    floor_s: float = 0.0  # where the work is no look-ups
+    difference: Callable[[], float] | None = None  # where results are no numbers to subtract
 
 
 def make_map(dtype: torch.dtype, device: str) -> Tensor:
@@ -136,6 +142,78 @@ def make_cases(dtype: torch.dtype, device: str, num_points: int, num_tracks: int
     return cases
 
 
+def make_token_cases(dtype: torch.dtype, device: str, num_events: int) -> list[Case]:
+    """Events of 18 objects into tokens of 5 bins."""
+    random = torch.Generator().manual_seed(2)
+    features = torch.randn(num_events, 18, 4, generator=random).to(device, dtype)
+    missing = torch.randn(num_events, 2, generator=random).to(device, dtype)
+    ids = torch.randint(0, 8, (num_events, 18), generator=random).to(device, torch.int8)
+    edges = [-0.84, -0.25, 0.25, 0.84]
+    arguments = (features, missing, ids, [], edges, edges, edges, edges, 5, False, False)
+
+    def digitize() -> Tensor:
+        columns, both = features.numpy(), missing.numpy()
+        limits = np.array(edges, both.dtype)
+        pt, eta, phi = (np.digitize(columns[..., column], limits) for column in (1, 2, 3))
+        number = ids.numpy().astype(np.int64)
+        tokens = (125 * (number - 1) + 25 * pt + 5 * eta + phi + 1) * (number > 0)
+        rest = 876 + np.digitize(both, limits) + np.array([0, 5])
+        return torch.from_numpy(np.concatenate([tokens, rest], axis=1))
+
+    result = tokens.operator(*arguments)
+    num_bytes = sum(t.numel() * t.element_size() for t in (features, missing, ids, result))
+    source = torch.empty(num_bytes // 2, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    floor, _, _ = time_pairs(lambda: target.copy_(source), lambda: None, device, pairs=9)
+    return [
+        Case(
+            f"event_tokens, {num_events} events, float{8 * dtype.itemsize}",
+            digitize if device == "cpu" else lambda: tokens.reference(*arguments),
+            lambda: tokens.reference(*arguments),
+            lambda: tokens.operator(*arguments),
+            0,
+            ">= 10 x naive" if device == "cpu" else "-",
+            floor,
+        )
+    ]
+
+
+def make_code_cases(dtype: torch.dtype, device: str, num_vectors: int) -> list[Case]:
+    """Vectors of 32 dimensions to the nearest of 512 codes."""
+    random = torch.Generator().manual_seed(3)
+    vectors, codes = (torch.randn(n, 32, generator=random).to(device, dtype) for n in (num_vectors, 512))
+    half_norms = codes.square().sum(1) / 2
+
+    def native() -> Tensor:
+        return nearest.operator(vectors, codes, half_norms)
+
+    def best() -> Tensor:
+        return nearest.reference(vectors, codes, half_norms)
+
+    def difference() -> float:
+        distances = [(vectors.double() - codes.double()[way()]).square().sum(1) for way in (native, best)]
+        return float((distances[0] - distances[1]).abs().max())
+
+    width = {"avx512": 64, "avx2": 32}.get(
+        backend().removeprefix("native (").rstrip(")"), 0
+    ) // dtype.itemsize
+    clock = re.search(r"cpu MHz\s*: ([\d.]+)", Path("/proc/cpuinfo").read_text())
+    products = num_vectors * vectors.shape[1] * len(codes)
+    floor = products / (2e6 * width * float(clock[1])) if clock and width and device == "cpu" else 0.0
+    return [
+        Case(
+            f"nearest_code, {num_vectors} vectors x 32, 512 codes, float{8 * dtype.itemsize}",
+            lambda: torch.cdist(vectors, codes).argmin(1),
+            best,
+            native,
+            0,
+            ">= 4 x naive" if device == "cpu" else ">= 2.5 x naive",
+            floor,
+            difference,
+        )
+    ]
+
+
 def time_pairs(
     ours: Callable[[], object], peer: Callable[[], object], device: str, pairs: int
 ) -> tuple[float, float, float]:
@@ -181,12 +259,21 @@ def run(device: str, pairs: int) -> list[str]:
     sizes = (65536, 16384) if device == "cpu" else (1 << 22, 1 << 20)
 
     for dtype in (torch.float32, torch.float64):
-        for case in make_cases(dtype, device, *sizes):
-            difference = (case.native() - case.best()).abs().max().item()
+        cases = [
+            *make_cases(dtype, device, *sizes),
+            *make_token_cases(dtype, device, sizes[1]),
+            *make_code_cases(dtype, device, 9216 if device == "cpu" else 1 << 18),
+        ]
+        for case in cases:
+            if case.difference is None:
+                difference = float((case.native() - case.best()).abs().max())
+            else:
+                difference = case.difference()
             _, naive, over_naive = time_pairs(case.native, case.naive, device, pairs)
             native, best, over_best = time_pairs(case.native, case.best, device, pairs)
             floor = case.num_lookups * lookup_s * (dtype.itemsize / 4 if device == "cuda" else 1)
-            floor_cells = f"{1e3 * floor:.2f} | {floor / native:.2f}" if case.num_lookups else "- | -"
+            floor += case.floor_s
+            floor_cells = f"{1e3 * floor:.2f} | {floor / native:.2f}" if floor else "- | -"
             lines.append(
                 f"| {case.what} | {1e3 * naive:.1f} | {1e3 * best:.1f} | {1e3 * native:.2f} "
                 f"| {over_naive:.1f} | {over_best:.1f} | {case.goal} | {floor_cells} | {difference:.1e} |"
@@ -224,7 +311,7 @@ def main() -> None:
         "",
         f"`{command}`; medians of {options.pairs} pairs, kernel and peer in turn. The head of the script "
         "explains columns and floor. The largest difference is between the kernel and the best torch, in T "
-        "for field_lookup and in mm for propagate.",
+        "for field_lookup and in mm for propagate, of tokens, and of squared distances for nearest_code.",
         "",
         *(f"- {key}: {value}" for key, value in machine.items()),
         "",

@@ -61,9 +61,10 @@ def test_vocabulary_of_the_published_tokens():
 
 @pytest.mark.parametrize("phi_mode", ["full", "folded", "legacy"])
 @pytest.mark.parametrize("edge_mode", ["quantile", "legacy"])
-def test_tokens_equal_the_formula_bit_by_bit(phi_mode, edge_mode):
+@pytest.mark.parametrize("backend", ["native", "numpy"])
+def test_tokens_equal_the_formula_bit_by_bit(phi_mode, edge_mode, backend):
     binning = Binning.fit(EVENTS, phi_mode=phi_mode, edge_mode=edge_mode)
-    tokens = binning.transform(EVENTS)
+    tokens = binning.transform(EVENTS, backend)
     assert tokens.dtype == np.int64
     np.testing.assert_array_equal(tokens, reference_tokens(binning, EVENTS))
 
