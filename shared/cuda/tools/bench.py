@@ -11,9 +11,9 @@ on the machine disturb less than the time on the wall.
 - best torch: `grid_sample`, which interpolates in one call; for tokens one comparison an edge; for codes
   `addmm` with argmin in blocks.
 - floor: for tokens a copy of as many bytes as are read and written; for codes two vectors of products a
-  cycle. For tracks the eight corners of every look-up are read once. On the CPU as four runs of neighbouring numbers,
-  two runs a cycle at the clock the system reports; on the GPU at the rate of a copy within the second-level
-  cache.
+  cycle. For tracks the eight corners of every look-up are read once. On the CPU as four runs of neighbouring
+  numbers, two runs a cycle at the clock the system reports; on the GPU at the rate of a copy within the
+  second-level cache.
 """
 
 import argparse
