@@ -27,7 +27,7 @@ from hep_shared.files import atomic_write_json, atomic_write_text, reader_bounda
 from hep_shared.run import RunDir
 
 METRICS = ("auroc", "accuracy", "weighted_f1", "eff_at_10", "eff_at_50", "eff_at_100", "eff_at_1000")
-SHOWN = {"auroc": "AUROC", "accuracy": "accuracy", "weighted_f1": "weighted F1", "eff_at_50": "ε_S at 1/50"}
+SHOWN = {"auroc": "AUROC", "accuracy": "accuracy", "weighted_f1": "weighted F1", "eff_at_50": r"$\varepsilon_S$ at 1/50"}
 
 
 def report(paths: Sequence[Path], out: Path, *, num_resamples: int = 2000) -> dict[str, object]:
@@ -53,7 +53,8 @@ def report(paths: Sequence[Path], out: Path, *, num_resamples: int = 2000) -> di
     for name, figure in draw(comparison).items():
         image = plots.save(figure, folder / "figures" / name)[0]
         data = "data:image/png;base64," + base64.b64encode(image.read_bytes()).decode()
-        figures.append({"name": name.replace("_", " "), "data": data})
+        width = round(80 * figure.get_size_inches()[0])  # in pixels: letters are of one size on the page
+        figures.append({"name": name.replace("_", " "), "data": data, "width": width})
     atomic_write_text(folder / "summary.csv", summary_csv(comparison))
     statistics = describe(comparison)
     atomic_write_json(folder / "statistics.json", statistics)
