@@ -27,7 +27,12 @@ from hep_shared.files import atomic_write_json, atomic_write_text, reader_bounda
 from hep_shared.run import RunDir
 
 METRICS = ("auroc", "accuracy", "weighted_f1", "eff_at_10", "eff_at_50", "eff_at_100", "eff_at_1000")
-SHOWN = {"auroc": "AUROC", "accuracy": "accuracy", "weighted_f1": "weighted F1", "eff_at_50": r"$\varepsilon_S$ at 1/50"}
+SHOWN = {
+    "auroc": "AUROC",
+    "accuracy": "accuracy",
+    "weighted_f1": "weighted F1",
+    "eff_at_50": r"$\varepsilon_S$ at 1/50",
+}
 
 
 def report(paths: Sequence[Path], out: Path, *, num_resamples: int = 2000) -> dict[str, object]:

@@ -134,7 +134,7 @@ def _same_sign_hook(pythia8: Any) -> type[Any]:
         def doVetoResonanceDecays(self, process: Any) -> bool:  # noqa: N802
             numbers = [p.id() for p in process if p.isFinal()]
             charges = [number > 0 for number in numbers if abs(number) in (11, 13, 15)]
-            return max(sum(charges), len(charges) - sum(charges)) < 2
+            return bool(max(sum(charges), len(charges) - sum(charges)) < 2)
 
     return SameSign
 
@@ -159,16 +159,14 @@ def final_states(events: Any) -> Particles:
     is_neutrino = final & np.isin(number, (12, 14, 16))
     is_lepton, is_photon, radiated_by = flat.prompt()
     is_photon &= pt(flat.momenta) > PHOTON_PT_MIN
-    momenta = flat.momenta.copy()
     dressing = np.flatnonzero(radiated_by >= 0)
-    np.add.at(momenta, (slice(None), radiated_by[dressing]), flat.momenta[:, dressing])
+    momenta = flat.momenta + _sums(flat.momenta[:, dressing], radiated_by[dressing], len(flat.id))
 
     clustered = final & ~is_neutrino & ~is_lepton & ~is_photon & (radiated_by < 0)
     clustered &= np.abs(eta(flat.momenta)) < PARTICLE_ETA_MAX
     jets = _anti_kt(flat, clustered)
     kinds = _flavours(jets, flat)
-    neutrinos = np.zeros((4, 1, len(counts)))
-    np.add.at(neutrinos, (slice(None), 0, flat.event[is_neutrino]), momenta[:, is_neutrino])
+    neutrinos = _sums(momenta[:, is_neutrino], flat.event[is_neutrino], len(counts))[:, None]
 
     leptons, lepton_index = flat.slots(momenta, is_lepton, _SLOTS["leptons"])
     photons, photon_index = flat.slots(momenta, is_photon, _SLOTS["photons"])
@@ -183,6 +181,11 @@ def final_states(events: Any) -> Particles:
         np.concatenate(all_kinds).astype(np.int8),
         np.concatenate(charges).astype(np.int8),
     )
+
+
+def _sums(momenta: Array, groups: NDArray[np.intp], num_groups: int) -> Array:
+    """Add momenta (4, n) of one group, (4, groups)."""
+    return np.stack([np.bincount(groups, weights=row, minlength=num_groups) for row in momenta])
 
 
 class _Record:
