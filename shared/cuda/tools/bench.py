@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -149,7 +149,7 @@ def make_token_cases(dtype: torch.dtype, device: str, num_events: int) -> list[C
     missing = torch.randn(num_events, 2, generator=random).to(device, dtype)
     ids = torch.randint(0, 8, (num_events, 18), generator=random).to(device, torch.int8)
     edges = [-0.84, -0.25, 0.25, 0.84]
-    arguments = (features, missing, ids, [], edges, edges, edges, edges, 5, False, False)
+    arguments: tuple[Any, ...] = (features, missing, ids, [], edges, edges, edges, edges, 5, False, False)
 
     def digitize() -> Tensor:
         columns, both = features.numpy(), missing.numpy()

@@ -93,8 +93,11 @@ def event_tokens(
             _OP,
             f"{name}_edges must be at most {num_bins - 1} finite numbers for {num_bins} bins, not {values}",
         )
+    energy, pt, eta, phi, met = edges
     run = reference if must_use_reference() else operator
-    return run(features, missing, ids, *edges, num_bins, energy_edges is not None, fold_phi)
+    return run(
+        features, missing, ids, energy, pt, eta, phi, met, num_bins, energy_edges is not None, fold_phi
+    )
 
 
 def reference(
