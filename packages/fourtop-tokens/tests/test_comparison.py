@@ -30,7 +30,7 @@ def make(
             "tokens": kind,
             "pooling": pooling,
             "met": met,
-            "vector": "four" if kind == "binned" else "five",
+            "vector": "four" if kind == "binned" and not option else "five",
         }
         summary = {"auroc": 0.0, "accuracy": 0.0, "weighted_f1": 0.0, "eff_at_50": 0.0}
         name = f"{kind}{pooling}{met}{s}{option}"

@@ -15,7 +15,7 @@ R runs, N events of the test sample.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,10 @@ class Run:
         """Whether its tokens are bins and nothing else holds E, so that both vectors are the same."""
         binned = self.levels["tokens"].startswith("binned") and self.levels["vector"] == "four"
         return binned and "physics" not in self.options
+
+    def level(self, factor: str) -> str:
+        """Level of a factor, or all its options together."""
+        return (self.options or NO_OPTIONS) if factor == OPTIONS else self.levels[factor]
 
     @property
     def configuration(self) -> str:
@@ -168,7 +172,7 @@ class Comparison:
         found: dict[str, list[int]] = {}
         for index, run in enumerate(self.runs):
             if not (drop and binned[index]):
-                found.setdefault(run.levels[factor], []).append(index)
+                found.setdefault(run.level(factor), []).append(index)
         return found
 
     def mean(self, indices: Sequence[int]) -> Estimate | None:
@@ -198,22 +202,16 @@ class Comparison:
         ]
 
     def _plans(self) -> Iterator[tuple[str, str, str, list[list[int]], list[list[int]]]]:
-        for factor in FACTORS:
+        for factor in (*FACTORS, OPTIONS):
             levels = self.levels(factor)
-            for a, b in itertools.combinations(levels, 2):
+            pairs: Iterable[tuple[str, str]] = itertools.combinations(levels, 2)
+            if factor == OPTIONS:
+                pairs = ((a, NO_OPTIONS) for a in levels if NO_OPTIONS in levels and a != NO_OPTIONS)
+            for a, b in pairs:
                 tables = [self._by_other(levels[level], factor) for level in (a, b)]
                 common = [key for key in tables[0] if key in tables[1]]
                 if common:
                     yield factor, a, b, *([table[key] for key in common] for table in tables)  # type: ignore[misc]
-        by_options: dict[str, dict[tuple[str, ...], list[int]]] = {}
-        for index, run in enumerate(self.runs):
-            table = by_options.setdefault(run.options or NO_OPTIONS, {})
-            table.setdefault(tuple(run.levels.values()), []).append(index)
-        without = by_options.pop(NO_OPTIONS, {})
-        for options, table in by_options.items():
-            common = [key for key in table if key in without]
-            if common:
-                yield OPTIONS, options, NO_OPTIONS, [table[k] for k in common], [without[k] for k in common]
 
     def _by_other(self, indices: Sequence[int], factor: str) -> dict[tuple[str, ...], list[int]]:
         found: dict[tuple[str, ...], list[int]] = {}
@@ -221,11 +219,11 @@ class Comparison:
             run = self.runs[index]
             others = {name: level for name, level in run.levels.items() if name != factor}
             keys = [tuple(others.values())]
-            if factor == "tokens" and run.is_binned:
+            if factor in ("tokens", OPTIONS) and run.is_binned:
                 # Binned tokens hold no E: their one run stands for both vectors.
                 keys = [tuple({**others, "vector": vector}.values()) for vector in ("five", "four")]
             for key in keys:
-                found.setdefault((*key, run.options), []).append(index)
+                found.setdefault(key if factor == OPTIONS else (*key, run.options), []).append(index)
         return found
 
     def _difference(self, first: list[list[int]], second: list[list[int]]) -> Estimate | None:
