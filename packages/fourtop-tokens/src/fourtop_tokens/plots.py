@@ -18,7 +18,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from fourtop_tokens import metrics
@@ -259,6 +259,7 @@ def validation_curves(groups: Mapping[str, Sequence[FloatArray]], factor: str) -
         if len(stack) > 1:
             spread = stack.std(axis=0, ddof=1)
             ax.fill_between(epochs, mean - spread, mean + spread, color=color, alpha=0.15, linewidth=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="epoch", ylabel="validation AUROC", title=f"by {factor}")
     ax.legend()
     return figure
