@@ -49,7 +49,7 @@ _REPEATS = 3
 _WIDTH = 130  # characters, where the output is no terminal
 _LONG_S, _MANY_TRACKS = 0.2, 200_000  # tracks are repeated until a call takes that long
 _NETWORK_BATCH = 1024
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-shared", "-fPIC")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC")
 _WRAPPER = """#include "{header}"
 extern "C" void extrapolate(const float* s, const float* q, long n, float* e) {{
   lhcb_extrap::kick::extrapolate(s, s + n, s + 2 * n, s + 3 * n, q, n, e, e + n, e + 2 * n, e + 3 * n);

@@ -32,7 +32,8 @@ from lhcb_extrap.data.history import HISTORY_FILE, arrange_history
 from lhcb_extrap.data.stream import TrackStream
 from lhcb_extrap.evaluate import evaluate
 from lhcb_extrap.export import export
-from lhcb_extrap.levenberg_marquardt import LevenbergMarquardt, TrackFit, flatten, unflatten
+from lhcb_extrap.levenberg_marquardt import LayeredFit, LevenbergMarquardt, TrackFit, flatten, unflatten
+from lhcb_extrap.models.kick import KickNet
 from lhcb_extrap.simulate import simulate
 from lhcb_extrap.tasks import TASKS
 from lhcb_extrap.tasks.extrapolation import NORMALIZATION_FILE
@@ -303,7 +304,8 @@ def polish_stage(
         rows = torch.from_numpy(epoch_permutation(config.train.seed, _POLISH_EPOCH + number, len(tracks)))
         rows = rows[: polish.num_tracks]
         with explain_oom("lower train.polish.chunk_tracks"):
-            problem = TrackFit(
+            fit = LayeredFit if isinstance(double, KickNet) else TrackFit
+            problem = fit(
                 double, tracks[rows].to(device), ends[rows].to(device), delta_mm=config.task.huber_delta_mm,
                 slope_arm_mm=config.task.slope_arm_mm, chunk_tracks=polish.chunk_tracks,
             )  # fmt: skip
