@@ -282,7 +282,7 @@ class LayeredFit:
     def _derivatives(
         self, layers: list[tuple[Tensor, Tensor]], inputs: Tensor, context: Any, truth: Tensor
     ) -> tuple[float, Tensor, list[Tensor], list[Tensor]]:
-        """Loss, residuals (B, K), inputs of each layer (B, in + 1), derivatives (B, K, out), both weighted."""
+        """Loss, residuals (B, K), inputs (B, in + 1) and derivatives (B, K, out) of each layer."""
         ones = torch.ones_like(inputs[:, :1])
         values, slopes = [], []
         for number, (matrix, bias) in enumerate(layers):

@@ -53,8 +53,8 @@ class KickNet(nn.Module):
         feature_std: Standard deviations of them.
         correction_mean: Means of the four corrections.
         correction_std: Standard deviations of them.
-        field: The field between the two fixed planes of all tracks, or the integral of By along the beam for tracks
-            between any planes.
+        field: The field between the two fixed planes of all tracks, or the integral of By along the beam for
+            tracks between any planes.
         flip_x: Whether the field allows (x, tx, q) -> -(x, tx, q).
         flip_y: Whether the field allows (y, ty) -> -(y, ty).
         use_planes: Whether dz and z0 enter the network.

@@ -2,10 +2,10 @@ r"""The field on a few planes between two fixed ones, as polynomials in x and y.
 
     B(x, y, z_k) = sum over i + j <= 6 of c_ij (x/X_k)^i (y/Y_k)^j,    |x| <= X_k, |y| <= Y_k,
 
-with z_k the nodes of a Gauss-Legendre rule of eight points. X_k and Y_k are the edges of a cone that is a little
-wider than the acceptance of LHCb, 300 mrad by 250 mrad; beyond them the field of the edge holds. A processor
-evaluates a polynomial of known coefficients many times faster than it looks up a map, because nothing has to be
-fetched from a place that depends on the track.
+with z_k the nodes of a Gauss-Legendre rule of eight points. X_k and Y_k are the edges of a cone that is a
+little wider than the acceptance of LHCb, 300 mrad by 250 mrad; beyond them the field of the edge holds. A
+processor evaluates a polynomial of known coefficients many times faster than it looks up a map, because
+nothing has to be fetched from a place that depends on the track.
 
 Dimension legend: N tracks, K nodes, T terms.
 """
@@ -31,7 +31,7 @@ _PARITY_X, _PARITY_Y = (1, 0, 0), (1, 0, 1)
 
 
 def _rule() -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Nodes and weights on [0, 1], and the integrals from 0 to each node of the polynomials through the nodes."""
+    """Nodes and weights on [0, 1], and what integrates from 0 to each node."""
     nodes, weights = legendre.leggauss(NUM_NODES)
     nodes, weights = (nodes + 1) / 2, weights / 2
     powers = np.arange(NUM_NODES)
