@@ -2,6 +2,7 @@
 // half a minute of compilation.
 #include <cuda_runtime.h>
 
+#include "core/adaptive.h"
 #include "core/propagate.h"
 #include "core/table.h"
 
@@ -59,6 +60,23 @@ __global__ void __launch_bounds__(kThreads)
   result[4] = in[4];
 }
 
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    adaptive_kernel(FieldMap<T> map, const T* __restrict__ state, const T* __restrict__ z, const T* __restrict__ dz,
+                    T* __restrict__ out, StepControl control, int64_t rows) {
+  const int64_t n = this_row();
+  if (n >= rows) return;
+  const T* in = state + 5 * n;
+  const State<T> start{in[0], in[1], in[2], in[3]};
+  const State<T> s = cash_karp(map, start, in[4] * static_cast<T>(kCurvature), z[n], dz[n], control);
+  T* result = out + 5 * n;
+  result[0] = s.x;
+  result[1] = s.y;
+  result[2] = s.tx;
+  result[3] = s.ty;
+  result[4] = in[4];
+}
+
 }  // namespace
 
 template <class T>
@@ -84,6 +102,15 @@ int cuda_propagate(const Grid& grid, const T* state, const T* z, const T* dz, T*
   return cudaGetLastError();
 }
 
+template <class T>
+int cuda_propagate_adaptive(const Grid& grid, const T* state, const T* z, const T* dz, T* out,
+                            const StepControl& control, int64_t rows, void* stream) {
+  const FieldMap<T> map(grid);
+  adaptive_kernel<<<blocks(rows), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(map, state, z, dz, out, control,
+                                                                                    rows);
+  return cudaGetLastError();
+}
+
 const char* cuda_error(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 
 template int cuda_field(const Grid&, const float*, float*, int64_t, void*);
@@ -93,5 +120,9 @@ template int cuda_pullback(const Grid&, const double*, const double*, double*, i
 template int cuda_propagate(const Grid&, const float*, const float*, const float*, float*, int, bool, int64_t, void*);
 template int cuda_propagate(const Grid&, const double*, const double*, const double*, double*, int, bool, int64_t,
                             void*);
+template int cuda_propagate_adaptive(const Grid&, const float*, const float*, const float*, float*, const StepControl&,
+                                     int64_t, void*);
+template int cuda_propagate_adaptive(const Grid&, const double*, const double*, const double*, double*,
+                                     const StepControl&, int64_t, void*);
 
 }  // namespace hepk

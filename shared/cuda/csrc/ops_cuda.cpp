@@ -32,6 +32,14 @@ struct Cuda {
     });
   }
 
+  template <class T>
+  static void propagate_adaptive(const Tensor& rows, const hepk::Grid& grid, const T* state, const T* z, const T* dz,
+                                 T* out, const hepk::StepControl& control) {
+    launch(rows, [&](void* stream) {
+      return hepk::cuda_propagate_adaptive<T>(grid, state, z, dz, out, control, rows.size(0), stream);
+    });
+  }
+
  private:
   template <class Launcher>
   static void launch(const Tensor& rows, Launcher&& launcher) {
@@ -50,4 +58,5 @@ STABLE_TORCH_LIBRARY_IMPL(hep, CUDA, m) {
   m.impl("field_lookup", TORCH_BOX(&hepk::field_lookup<Cuda>));
   m.impl("field_pullback", TORCH_BOX(&hepk::field_pullback<Cuda>));
   m.impl("propagate", TORCH_BOX(&hepk::propagate<Cuda>));
+  m.impl("propagate_adaptive", TORCH_BOX(&hepk::propagate_adaptive<Cuda>));
 }

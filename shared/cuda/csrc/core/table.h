@@ -14,6 +14,22 @@ struct Grid {
   double inv_spacing[3];
 };
 
+// Limits of an adaptive step: lengths in mm along z.
+struct StepControl {
+  double tolerance, slope_tolerance;  // of x and y (mm), and of tx and ty, in a step
+  double min_step, max_step;
+  int32_t max_trials;
+};
+
+// Layers of a narrow network; the weights lie one layer after the other, matrix (out, in) and bias (out,).
+constexpr int kMaxWidth = 64, kMaxLayers = 8;
+enum class Activation : int32_t { tanh, silu, relu, isru };
+struct Layers {
+  int32_t num_layers;
+  int32_t sizes[kMaxLayers + 1];  // inputs, widths of the hidden layers, outputs
+  Activation activation;          // between the layers
+};
+
 // CPU: rows `begin` to `end` (excluded) of every array; the caller shares them out among threads.
 template <class T>
 struct Kernels {
@@ -24,6 +40,10 @@ struct Kernels {
   // state (N, 5) [x y tx ty q/p], z (N,), dz (N,) -> out (N, 5)
   void (*propagate)(const Grid& grid, const T* state, const T* z, const T* dz, T* out, int num_steps, bool nystroem,
                     int64_t begin, int64_t end);
+  void (*propagate_adaptive)(const Grid& grid, const T* state, const T* z, const T* dz, T* out,
+                             const StepControl& control, int64_t begin, int64_t end);
+  // rows (N, first size) -> out (N, last size)
+  void (*narrow_mlp)(const Layers& net, const T* rows, const T* weights, T* out, int64_t begin, int64_t end);
 };
 
 struct Table {
@@ -46,6 +66,9 @@ int cuda_pullback(const Grid& grid, const T* points, const T* grad, T* out, int6
 template <class T>
 int cuda_propagate(const Grid& grid, const T* state, const T* z, const T* dz, T* out, int num_steps, bool nystroem,
                    int64_t rows, void* stream);
+template <class T>
+int cuda_propagate_adaptive(const Grid& grid, const T* state, const T* z, const T* dz, T* out,
+                            const StepControl& control, int64_t rows, void* stream);
 const char* cuda_error(int error);
 
 }  // namespace hepk

@@ -1,9 +1,9 @@
 r"""A kick net as a C++ header: weights, baseline, network and decoding in one file without dependencies.
 
 Everything that depends on the two planes alone is a constant: the integral of By at the nodes, the
-quadrature, and the polynomials of the field, of which only the terms that the field has are written. The input
-scaling is folded into the first layer and the output scaling into the last, so nothing of the network is
-computed twice; vectors of tracks go through it together.
+quadrature, and the polynomials of the field, of which only the terms that the field has are written. The
+input scaling is folded into the first layer and the output scaling into the last, so nothing of the network
+is computed twice; vectors of tracks go through it together.
 """
 
 from typing import Any
