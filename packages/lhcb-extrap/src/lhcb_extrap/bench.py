@@ -180,7 +180,8 @@ def layers_row(name: str, network: KickNet) -> BenchRow:
     finally:
         torch.set_num_threads(threads)
     return BenchRow(
-        f"{name}, layers alone, compiled operator, batch {sizes_of[0]}; peer: ONNX Runtime, batch {sizes_of[1]}",
+        f"{name}, layers alone, compiled operator, batch {sizes_of[0]}; peer: ONNX Runtime, "
+        f"batch {sizes_of[1]}",
         *rates_of,
         "tracks/s",
         rates_of[0] / rates_of[1],

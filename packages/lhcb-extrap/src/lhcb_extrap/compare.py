@@ -74,7 +74,8 @@ class Row:
         pos_95_mm: Its 95th percentile.
         slope_mean: Mean slope error.
         num_failed: Tracks it lost.
-        ratio: Speed over the fastest Cash-Karp with a tolerance of 0.01 mm.
+        ratio: Speed over the fastest Cash-Karp with a tolerance of 0.01 mm in double precision, the
+            arithmetic of the LHCb software.
         over_rkn: Speed over the fastest Runge-Kutta-Nystrom with eight steps.
     """
 
@@ -125,11 +126,14 @@ def compare(runs: Sequence[Path], *, num_tracks: int = 2000, out: Path | None = 
                     rows.append(measure(path.name, "network", backend, mover, tracks, truth))
     finally:
         torch.set_num_threads(threads)
-    best = {row.method: row.tracks_per_s for row in sorted(rows, key=lambda row: row.tracks_per_s)}
+    cash_karp_rate, rkn_rate = (
+        max(row.tracks_per_s for row in rows if row.method == method and bits in row.backend)
+        for method, bits in ((BASELINE, "float64"), (RIVAL, "float32"))
+    )
     result = {
         "rows": [
             asdict(row)
-            | {"ratio": row.tracks_per_s / best[BASELINE], "over_rkn": row.tracks_per_s / best[RIVAL]}
+            | {"ratio": row.tracks_per_s / cash_karp_rate, "over_rkn": row.tracks_per_s / rkn_rate}
             for row in rows
         ],
         "environment": environment(),

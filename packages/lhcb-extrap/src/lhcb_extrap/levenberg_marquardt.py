@@ -224,9 +224,10 @@ class LayeredFit:
         self._delta_mm, self._slope_arm_mm = delta_mm, slope_arm_mm
         self._linear = [layer for layer in network.layers if isinstance(layer, nn.Linear)]
         self._activations = [layer for layer in network.layers if not isinstance(layer, nn.Linear)]
-        self._chunks = []
+        self._chunks: list[tuple[Tensor, Any, Tensor]] = []
         with torch.no_grad():
-            for rows in torch.arange(len(tracks), device=tracks.device).split(chunk_tracks):
+            for start in range(0, len(tracks), chunk_tracks):
+                rows = slice(start, start + chunk_tracks)
                 self._chunks.append((*network.encode(tracks[rows]), truth[rows]))
 
     def loss(self, weights: Tensor) -> float:
@@ -262,7 +263,7 @@ class LayeredFit:
                     outer_delta, outer_value = _lower(outer_delta), _lower(outer_value)
                 product = outer_delta.flatten(1).T @ outer_value.flatten(1)
                 grams[i, j] = product if (i, j) not in grams else grams[i, j].add_(product)
-        gram = self._assemble(grams, [tuple(gradient.shape) for gradient in gradients], weights)
+        gram = self._assemble(grams, [(m.shape[0], m.shape[1] + 1) for m, _ in layers], weights)
         flat = torch.cat([part for g in gradients for part in (g[:, :-1].flatten(), g[:, -1])])
         return total / self._num_tracks, flat / self._num_tracks, gram / self._num_tracks
 

@@ -299,16 +299,21 @@ def polish_stage(
         solver.weights = flatten(network)
     double = copy.deepcopy(network).double()
     tracks, ends = stream.sample.tensors(torch.float64)
+    options: Any = {
+        "delta_mm": config.task.huber_delta_mm, "slope_arm_mm": config.task.slope_arm_mm,
+        "chunk_tracks": polish.chunk_tracks,
+    }  # fmt: skip
     for number in range(cursor.polish_step, polish.num_steps):
         started = time.perf_counter()
         rows = torch.from_numpy(epoch_permutation(config.train.seed, _POLISH_EPOCH + number, len(tracks)))
         rows = rows[: polish.num_tracks]
         with explain_oom("lower train.polish.chunk_tracks"):
-            fit = LayeredFit if isinstance(double, KickNet) else TrackFit
-            problem = fit(
-                double, tracks[rows].to(device), ends[rows].to(device), delta_mm=config.task.huber_delta_mm,
-                slope_arm_mm=config.task.slope_arm_mm, chunk_tracks=polish.chunk_tracks,
-            )  # fmt: skip
+            sample = tracks[rows].to(device), ends[rows].to(device)
+            problem = (
+                LayeredFit(double, *sample, **options)
+                if isinstance(double, KickNet)
+                else TrackFit(double, *sample, **options)
+            )
             info = solver.step(problem)
         with torch.no_grad():
             for name, value in unflatten(double, solver.weights).items():

@@ -2,9 +2,9 @@ r"""A multilayer perceptron of at most 64 neurons a layer, from the first layer 
 
     h_0 = row,    h_l = f(W_l h_(l-1) + b_l),    out = W_L h_(L-1) + b_L,
 
-f = tanh, silu, relu or isru, v / sqrt(1 + v^2). A layer this narrow takes less time than bringing its numbers from
-the memory and back, so on the CPU one kernel takes some tens of rows through all layers. On the GPU the reference
-serves.
+f = tanh, silu, relu or isru, v / sqrt(1 + v^2). A layer this narrow takes less time than bringing its numbers
+from the memory and back, so on the CPU one kernel takes some tens of rows through all layers. On the GPU the
+reference serves.
 
 Dimension legend: N rows, L layers, P weights in all.
 """
@@ -98,8 +98,9 @@ def reference(rows: Tensor, weights: Tensor, sizes: Sequence[int], activation: i
 def _activate(values: Tensor, kind: str) -> Tensor:
     if kind == "isru":
         return values / torch.sqrt(1 + values * values)
-    function = {"tanh": torch.tanh, "silu": nn.functional.silu, "relu": torch.relu}[kind]
-    return function(values)
+    if kind == "silu":
+        return nn.functional.silu(values)
+    return torch.tanh(values) if kind == "tanh" else torch.relu(values)
 
 
 def _like_rows(rows: Tensor, weights: Tensor, sizes: Sequence[int], activation: int) -> Tensor:

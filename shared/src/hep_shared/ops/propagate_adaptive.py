@@ -1,18 +1,18 @@
 r"""Tracks through a magnetic field map with steps that follow the estimated error: the pair of Cash and Karp.
 
-Equations of motion and units as in `propagate`. Six look-ups a trial of length h give a result of fifth order and
-one of fourth, with the stages k_i = f(s + h sum over j < i of A_ij k_j, z + C_i h),
+Equations of motion and units as in `propagate`. Six look-ups a trial of length h give a result of fifth order
+and one of fourth, with the stages k_i = f(s + h sum over j < i of A_ij k_j, z + C_i h),
 
     s5 = s + h sum of b_i k_i,    e = h sum of (b_i - b*_i) k_i,
     r = max( |ex|, |ey| over tolerance_mm,  |etx|, |ety| over slope_tolerance ).
 
-A trial is accepted when r <= 1, or when it is as short as allowed; the next one is 0.9 h r^(-1/5) long, between a
-fifth of h and five times h. Every track has steps of its own. The defaults are the limits that the LHCb software
-uses.
+A trial is accepted when r <= 1, or when it is as short as allowed; the next one is 0.9 h r^(-1/5) long,
+between a fifth of h and five times h. Every track has steps of its own. The defaults are the limits of the LHCb
+software.
 
 References:
-    J. R. Cash, A. H. Karp, A variable order Runge-Kutta method for initial value problems with rapidly varying
-    right-hand sides, ACM Trans. Math. Softw. 16 (1990) 201.
+    J. R. Cash, A. H. Karp, A variable order Runge-Kutta method for initial value problems with rapidly
+    varying right-hand sides, ACM Trans. Math. Softw. 16 (1990) 201.
 
 Dimension legend: N tracks, X Y Z nodes of the grid.
 """
@@ -78,7 +78,8 @@ def propagate_adaptive(
         max_trials: Accepted and repeated steps together after which a track is given up.
 
     Returns:
-        States at z + dz, (N, 5), units of `state`; q/p is unchanged, the rest is NaN where a track was given up.
+        States at z + dz, (N, 5), units of `state`; q/p is unchanged, the rest is NaN where a track was
+        given up.
 
     Raises:
         ValueError: An argument does not fit, or a derivative or an export is asked for.
@@ -161,7 +162,8 @@ def _no_derivative(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 operator = register(
     _OP,
-    "(Tensor state, Tensor z, Tensor dz, Tensor grid, float[] frame, float[] limits, int max_trials) -> Tensor",
+    "(Tensor state, Tensor z, Tensor dz, Tensor grid, float[] frame, float[] limits, int max_trials)"
+    " -> Tensor",
     reference,
     fake=like_first,
     num_rows=3,

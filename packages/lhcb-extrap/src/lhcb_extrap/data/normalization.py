@@ -24,6 +24,7 @@ from lhcb_extrap.physics.arrays import FloatArray
 from lhcb_extrap.physics.field_map import FieldMap
 from lhcb_extrap.physics.field_properties import FieldIntegral, mirror_symmetry
 from lhcb_extrap.physics.kick_baseline import (
+    KickBaseline,
     canonicalize,
     correction_from_states,
     kick_baseline,
@@ -171,7 +172,7 @@ class Normalization(StrictModel):
         """
         rows = slice(0, _MAX_ROWS)
         start, end = tracks.X[rows].astype(np.float64), tracks.Y[rows].astype(np.float64)
-        z0 = z0[rows].astype(np.float64)
+        z0 = np.asarray(z0[rows], np.float64)
         facts = FieldFacts.of(field)
         state, qop, signs = canonicalize(start[:, :4], start[:, 4], flip_x=facts.flip_x, flip_y=facts.flip_y)
         dz, all_z0 = tracks.X[:, 5], z0
@@ -181,7 +182,7 @@ class Normalization(StrictModel):
             planes = PlaneFields.fit(
                 field, facts.table(), z0_mm[0], dz_mm[0], flip_x=facts.flip_x, flip_y=facts.flip_y
             )
-            baseline = plane_baseline(state, qop, start[:, 5], planes)
+            baseline: KickBaseline[FloatArray] = plane_baseline(state, qop, start[:, 5], planes)
         else:
             baseline = kick_baseline(state, qop, z0, start[:, 5], facts.table())
         usable = baseline.crosses & (np.abs(baseline.kick) > _MIN_KICK)

@@ -46,6 +46,8 @@ def kick_header(network: KickNet, z0_mm: float, dz_mm: float, name: str) -> str:
         biases[0] -= weights[0] @ network.feature_mean
         weights[-1] *= network.correction_std[:, None]
         biases[-1] = network.correction_mean + network.correction_std * biases[-1]
+    half = NUM_NODES // 2
+    near, far = INTEGRALS[:half, :half], INTEGRALS[:half, : half - 1 : -1]
     environment = Environment(
         loader=PackageLoader("lhcb_extrap", "templates"),
         autoescape=False,  # noqa: S701  C++, not HTML
@@ -64,8 +66,9 @@ def kick_header(network: KickNet, z0_mm: float, dz_mm: float, name: str) -> str:
         num_iterations=NUM_ITERATIONS,
         packs=_PACKS,
         field_integral=numbers(planes.integral.tolist()),
-        weights=numbers((dz_mm * WEIGHTS).tolist()),
-        integrals=[numbers(row) for row in (dz_mm * INTEGRALS).tolist()],
+        weights=numbers((dz_mm * WEIGHTS[:half]).tolist()),
+        of_sums=[numbers(row) for row in (dz_mm / 2 * (near + far)).tolist()],
+        of_differences=[numbers(row) for row in (dz_mm / 2 * (near - far)).tolist()],
         to_middle=numbers((dz_mm * INTEGRALS[NUM_NODES // 2 - 1 : NUM_NODES // 2 + 1].mean(axis=0)).tolist()),
         inverse_x=numbers((1 / planes.half_mm[0]).tolist()),
         inverse_y=numbers((1 / planes.half_mm[1]).tolist()),

@@ -138,7 +138,7 @@ def plane_baseline(
 
     def constant(values: FloatArray) -> Any:
         if lib is np:
-            return values.astype(state.dtype)  # type: ignore[union-attr]
+            return values.astype(state.dtype)
         return lib.as_tensor(values, dtype=state.dtype, device=state.device)
 
     weights, integrals, axis = constant(WEIGHTS), constant(INTEGRALS.T), constant(planes.integral)

@@ -106,11 +106,9 @@ class PlaneFields:
         lib = array_module(x)
 
         def constant(values: FloatArray) -> Any:
-            return (
-                values.astype(x.dtype)  # type: ignore[union-attr]
-                if lib is np
-                else lib.as_tensor(values, dtype=x.dtype, device=x.device)
-            )
+            if lib is np:
+                return values.astype(x.dtype)
+            return lib.as_tensor(values, dtype=x.dtype, device=x.device)
 
         scaled = [lib.clip(r / constant(h), -1.0, 1.0) for r, h in zip((x, y), self.half_mm, strict=True)]
         powers = []

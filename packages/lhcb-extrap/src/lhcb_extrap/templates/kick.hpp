@@ -12,6 +12,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <cstring>
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -50,18 +51,24 @@ using pack = float;
 LHCB_EXTRAP_INLINE float& lane(pack& p, int) { return p; }
 #endif
 
-constexpr int nodes = {{ num_nodes }}, iterations = {{ num_iterations }}, packs = {{ packs }};
+constexpr int nodes = {{ num_nodes }}, half = nodes / 2, iterations = {{ num_iterations }}, packs = {{ packs }};
 constexpr float kappa_per_qop = 0.299792458f;  // 1/(mm T) per 1/MeV
 constexpr float min_cosine_squared = {{ min_cosine_squared }};
 
-// Integral of By on the axis from the start to the nodes and to the end, T mm; weights of the nodes, and weights for
-// the integrals from the start to each of them and to the middle, mm.
+// Integral of By on the axis from the start to the nodes and to the end, T mm; weights of the nodes, mm. The integral
+// from the start to node k is p + q and that to its mirror image p - q, where p needs the differences and q the sums
+// of mirrored nodes: half the multiplications.
 constexpr float field_integral[nodes + 1] = {
     {{ field_integral }}};
-constexpr float weights[nodes] = {
+constexpr float weights[half] = {
     {{ weights }}};
-constexpr float integrals[nodes][nodes] = {
-{% for row in integrals %}
+constexpr float of_sums[half][half] = {
+{% for row in of_sums %}
+    { {{ row }} },
+{% endfor %}
+};
+constexpr float of_differences[half][half] = {
+{% for row in of_differences %}
     { {{ row }} },
 {% endfor %}
 };
@@ -88,9 +95,19 @@ constexpr float biases_{{ loop.index }}[{{ layer.outputs }}] = {
 {% endfor %}
 
 LHCB_EXTRAP_INLINE pack all(float value) { return value - pack{}; }
-LHCB_EXTRAP_INLINE pack bounded(pack v, float low, float high) {
-  v = v < low ? all(low) : v;
+LHCB_EXTRAP_INLINE pack at_least(pack v, float low) {
+#if defined(__AVX512F__)
+  return (pack)_mm512_max_ps((__m512)v, (__m512)all(low));
+#else
+  return v < low ? all(low) : v;
+#endif
+}
+LHCB_EXTRAP_INLINE pack at_most(pack v, float high) {
+#if defined(__AVX512F__)
+  return (pack)_mm512_min_ps((__m512)v, (__m512)all(high));
+#else
   return v > high ? all(high) : v;
+#endif
 }
 
 LHCB_EXTRAP_INLINE pack inverse_square_root(pack v) {
@@ -140,21 +157,34 @@ struct Track {
 
 // u/w and v/w.
 LHCB_EXTRAP_INLINE void rise(pack u, pack v, pack& rise_x, pack& rise_y) {
-  pack w2 = 1.0f - u * u - v * v;
-  w2 = w2 < min_cosine_squared ? all(min_cosine_squared) : w2;
-  const pack scale = inverse_square_root(w2);
+  const pack scale = inverse_square_root(at_least(1.0f - u * u - v * v, min_cosine_squared));
   rise_x = u * scale, rise_y = v * scale;
+}
+
+// `start` plus the integrals of `rate` to all nodes; gives the integral to the end.
+LHCB_EXTRAP_INLINE pack integrate(const pack (&rate)[nodes], pack start, pack (&at)[nodes]) {
+  pack sums[half], differences[half], total{};
+  for (int j = 0; j < half; ++j) {
+    sums[j] = rate[j] + rate[nodes - 1 - j], differences[j] = rate[j] - rate[nodes - 1 - j];
+    total += weights[j] * sums[j];
+  }
+  for (int k = 0; k < half; ++k) {
+    pack p = start + 0.5f * total, q = -0.5f * total;
+    for (int j = 0; j < half; ++j) p += of_differences[k][j] * differences[j], q += of_sums[k][j] * sums[j];
+    at[k] = p + q, at[nodes - 1 - k] = p - q;
+  }
+  return total;
 }
 
 LHCB_EXTRAP_INLINE Track baseline(pack x0, pack y0, pack u0, pack v0, pack kappa) {
   pack rise_x[nodes], rise_y[nodes];
   for (int k = 0; k < nodes; ++k) rise(u0 - kappa * field_integral[k], v0, rise_x[k], rise_y[k]);
-  pack du[nodes], dv[nodes];
+  pack du[nodes], dv[nodes], xs[nodes], ys[nodes], u_change{}, v_change{};
   for (int turn = 0; turn < iterations; ++turn) {
+    integrate(rise_x, x0, xs), integrate(rise_y, y0, ys);
     for (int k = 0; k < nodes; ++k) {
-      pack x = x0, y = y0;
-      for (int j = 0; j < nodes; ++j) x += integrals[k][j] * rise_x[j], y += integrals[k][j] * rise_y[j];
-      x = bounded(x * inverse_x[k], -1.0f, 1.0f), y = bounded(y * inverse_y[k], -1.0f, 1.0f);
+      const pack x = at_most(at_least(xs[k] * inverse_x[k], -1.0f), 1.0f);
+      const pack y = at_most(at_least(ys[k] * inverse_y[k], -1.0f), 1.0f);
       const pack x2 = x * x, y2 = y * y;
 {% for component in components %}
       const pack b{{ component.name[-1] }} = {{ component.formula }};
@@ -162,21 +192,17 @@ LHCB_EXTRAP_INLINE Track baseline(pack x0, pack y0, pack u0, pack v0, pack kappa
       du[k] = kappa * (rise_y[k] * bz - by), dv[k] = kappa * (bx - rise_x[k] * bz);
       (void)x2, (void)y2;
     }
-    for (int k = 0; k < nodes; ++k) {
-      pack u = u0 - kappa * field_integral[k], v = v0;
-      for (int j = 0; j < nodes; ++j) u += integrals[k][j] * du[j], v += integrals[k][j] * dv[j];
-      rise(u, v, rise_x[k], rise_y[k]);
-    }
+    pack u[nodes], v[nodes];
+    u_change = integrate(du, u0, u), v_change = integrate(dv, v0, v);
+    for (int k = 0; k < nodes; ++k) rise(u[k] - kappa * field_integral[k], v[k], rise_x[k], rise_y[k]);
   }
   const pack kick = kappa * field_integral[nodes];
-  Track t{x0, y0, u0 - kick, v0, pack{}, kick, x0};
-  for (int j = 0; j < nodes; ++j) {
-    t.x += weights[j] * rise_x[j], t.y += weights[j] * rise_y[j];
-    t.u += weights[j] * du[j], t.v += weights[j] * dv[j];
-    t.x_mid += to_middle[j] * rise_x[j];
+  Track t{x0, y0, u0 - kick + u_change, v0 + v_change, pack{}, kick, x0};
+  for (int j = 0; j < half; ++j) {
+    t.x += weights[j] * (rise_x[j] + rise_x[nodes - 1 - j]), t.y += weights[j] * (rise_y[j] + rise_y[nodes - 1 - j]);
   }
-  const pack w2 = 1.0f - t.u * t.u - t.v * t.v;
-  const pack safe = w2 < min_cosine_squared ? all(min_cosine_squared) : w2;
+  for (int j = 0; j < nodes; ++j) t.x_mid += to_middle[j] * rise_x[j];
+  const pack safe = at_least(1.0f - t.u * t.u - t.v * t.v, min_cosine_squared);
   t.w = safe * inverse_square_root(safe);
   return t;
 }
@@ -187,8 +213,7 @@ inline void extrapolate_block(const float* const in[5], float* const out[4]) {
   Track tracks[packs];
   for (int p = 0; p < packs; ++p) {
     pack state[5];
-    for (int c = 0; c < 5; ++c)
-      for (int l = 0; l < lanes; ++l) lane(state[c], l) = in[c][p * lanes + l];
+    for (int c = 0; c < 5; ++c) std::memcpy(&state[c], in[c] + p * lanes, sizeof(pack));
     sx[p] = sy[p] = all(1.0f);
     if (flip_x) sx[p] = state[4] < 0.0f ? all(-1.0f) : sx[p];
     if (flip_y) sy[p] = state[1] < 0.0f ? all(-1.0f) : sy[p];
@@ -209,9 +234,8 @@ inline void extrapolate_block(const float* const in[5], float* const out[4]) {
     const pack arm = t.kick * dz_mm;
     pack rise_x, rise_y;
     rise(t.u + t.kick * c[2][p], t.v + t.kick * c[3][p], rise_x, rise_y);
-    pack end[4] = {sx[p] * (t.x + arm * c[0][p]), sy[p] * (t.y + arm * c[1][p]), sx[p] * rise_x, sy[p] * rise_y};
-    for (int i = 0; i < 4; ++i)
-      for (int l = 0; l < lanes; ++l) out[i][p * lanes + l] = lane(end[i], l);
+    const pack end[4] = {sx[p] * (t.x + arm * c[0][p]), sy[p] * (t.y + arm * c[1][p]), sx[p] * rise_x, sy[p] * rise_y};
+    for (int i = 0; i < 4; ++i) std::memcpy(out[i] + p * lanes, &end[i], sizeof(pack));
   }
 }
 
