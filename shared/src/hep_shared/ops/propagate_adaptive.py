@@ -7,8 +7,8 @@ and one of fourth, with the stages k_i = f(s + h sum over j < i of A_ij k_j, z +
     r = max( |ex|, |ey| over tolerance_mm,  |etx|, |ety| over slope_tolerance ).
 
 A trial is accepted when r <= 1, or when it is as short as allowed; the next one is 0.9 h r^(-1/5) long,
-between a fifth of h and five times h. Every track has steps of its own. The defaults are the limits of the LHCb
-software.
+between a fifth of h and five times h. Every track has steps of its own. The defaults are the limits of the
+LHCb software.
 
 References:
     J. R. Cash, A. H. Karp, A variable order Runge-Kutta method for initial value problems with rapidly
