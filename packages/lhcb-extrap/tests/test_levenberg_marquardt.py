@@ -3,7 +3,14 @@ import torch
 
 from hep_shared.testing import same_tensors
 from lhcb_extrap.data.stream import read_sample
-from lhcb_extrap.levenberg_marquardt import LevenbergMarquardt, TrackFit, add_gram, flatten, unflatten
+from lhcb_extrap.levenberg_marquardt import (
+    LayeredFit,
+    LevenbergMarquardt,
+    TrackFit,
+    add_gram,
+    flatten,
+    unflatten,
+)
 from lhcb_extrap.tasks.extrapolation import build_network
 
 
@@ -45,7 +52,11 @@ def test_a_step_that_cannot_help_is_not_taken():
 
 @pytest.fixture(scope="module")
 def fit(track_file, tiny_config, normalization):
-    network = build_network(tiny_config("model.kind=kick").model, normalization).double()
+    # With By on the axis alone much is left to learn.
+    axis = normalization.model_copy(
+        update={"planes": None, "correction_mean": (0.0,) * 4, "correction_std": (0.03,) * 4}
+    )
+    network = build_network(tiny_config("model.kind=kick").model, axis).double()
     tracks, end = read_sample([track_file]).tensors(torch.float64)
     options = {"delta_mm": 1.0, "slope_arm_mm": 3000.0, "chunk_tracks": 100}
     return network, TrackFit(network, tracks, end, **options)
@@ -61,6 +72,22 @@ def test_gradient_and_loss_agree_with_autograd(fit):
     assert float(gradient @ direction) == pytest.approx(difference, rel=1e-4)
     torch.testing.assert_close(gram, gram.T)
     assert float(direction @ gram @ direction) > 0
+
+
+@pytest.mark.parametrize("activation", ["isru", "tanh"])
+def test_outer_products_give_the_same_equations(fit, tiny_config, normalization, activation):
+    settings = ("model.kind=kick", "model.hidden=[5, 3, 4]", f"model.activation={activation}")
+    network = build_network(tiny_config(*settings).model, normalization).double()
+    weights = flatten(network)
+    tracks, end = (rows[:90] for rows in (fit[1]._tracks, fit[1]._truth))
+    options = {"delta_mm": 1.0, "slope_arm_mm": 3000.0, "chunk_tracks": 40}
+    plain, layered = (kind(network, tracks, end, **options) for kind in (TrackFit, LayeredFit))
+    assert layered.loss(weights) == pytest.approx(plain.loss(weights), rel=1e-12)
+    for found, expected in zip(
+        layered.normal_equations(weights), plain.normal_equations(weights), strict=True
+    ):
+        found, expected = (torch.as_tensor(value, dtype=torch.float64) for value in (found, expected))
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12 * float(expected.abs().max()))
 
 
 def test_a_few_steps_lower_the_loss_of_a_network_much(fit):

@@ -2,6 +2,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "core/adaptive.h"
+#include "core/dense.h"
 #include "core/nearest.h"
 #include "core/propagate.h"
 #include "core/table.h"
@@ -19,8 +21,7 @@ inline namespace HEPK_ISA {
 template <class F, class T>
 F load(const T* rows, int64_t row, int64_t last, int stride, int column) {
   if constexpr (lane<F>::width == 1) {
-    (void)last;
-    return rows[row * stride + column];
+    return rows[(row < last ? row : last) * stride + column];
   } else {
     F value{};
     for (int i = 0; i < lane<F>::width; ++i) {
@@ -69,10 +70,9 @@ void pullback(const Grid& grid, const T* points, const T* grad, T* out, int64_t 
   }
 }
 
-template <class F, class T>
-void propagate(const Grid& grid, const T* state, const T* z, const T* dz, T* out, int num_steps, bool nystroem,
-               int64_t begin, int64_t end) {
-  const FieldMap<T> map(grid);
+// Moves tracks with `move(state, curvature, z, dz)`.
+template <class F, class T, class Move>
+void each_track(const T* state, const T* z, const T* dz, T* out, int64_t begin, int64_t end, const Move& move) {
   for (int64_t n = begin; n < end; n += lane<F>::width) {
     const int64_t last = end - 1;
     State<F> s{load<F>(state, n, last, 5, 0), load<F>(state, n, last, 5, 1), load<F>(state, n, last, 5, 2),
@@ -80,12 +80,48 @@ void propagate(const Grid& grid, const T* state, const T* z, const T* dz, T* out
     const F qop = load<F>(state, n, last, 5, 4);
     const F curvature = qop * splat<F>(static_cast<T>(kCurvature));
     const F z0 = load<F>(z, n, last, 1, 0), length = load<F>(dz, n, last, 1, 0);
-    s = nystroem ? rkn4(map, s, curvature, z0, length, num_steps) : rk4(map, s, curvature, z0, length, num_steps);
+    s = move(s, curvature, z0, length);
     store(s.x, out, n, end, 5, 0);
     store(s.y, out, n, end, 5, 1);
     store(s.tx, out, n, end, 5, 2);
     store(s.ty, out, n, end, 5, 3);
     store(qop, out, n, end, 5, 4);
+  }
+}
+
+template <class F, class T>
+void propagate(const Grid& grid, const T* state, const T* z, const T* dz, T* out, int num_steps, bool nystroem,
+               int64_t begin, int64_t end) {
+  const FieldMap<T> map(grid);
+  each_track<F>(state, z, dz, out, begin, end, [&](const State<F>& s, F curvature, F z0, F length) {
+    return nystroem ? rkn4(map, s, curvature, z0, length, num_steps) : rk4(map, s, curvature, z0, length, num_steps);
+  });
+}
+
+template <class F, class T>
+void propagate_adaptive(const Grid& grid, const T* state, const T* z, const T* dz, T* out, const StepControl& control,
+                        int64_t begin, int64_t end) {
+  const FieldMap<T> map(grid);
+  each_track<F>(state, z, dz, out, begin, end, [&](const State<F>& s, F curvature, F z0, F length) {
+    return cash_karp(map, s, curvature, z0, length, control);
+  });
+}
+
+template <class F, class T>
+void narrow_mlp(const Layers& net, const T* rows, const T* weights, T* out, int64_t begin, int64_t end) {
+  constexpr int kWidth = lane<F>::width;
+  const int inputs = net.sizes[0], outputs = net.sizes[net.num_layers];
+  for (int64_t n = begin; n < end; n += kPacks * kWidth) {
+    Activations<F> values;
+    for (int i = 0; i < inputs; ++i) {
+      for (int p = 0; p < kPacks; ++p) values[i][p] = load<F>(rows, n + p * kWidth, end - 1, inputs, i);
+    }
+    dense<F>(net, weights, values);
+    for (int i = 0; i < outputs; ++i) {
+      for (int p = 0; p < kPacks; ++p) {
+        if (n + p * kWidth < end) store(values[i][p], out, n + p * kWidth, end, outputs, i);
+      }
+    }
   }
 }
 
@@ -175,9 +211,10 @@ void nearest(const T* vectors, const T* codes, const T* half_norms, int64_t* out
 
 const Table HEPK_PASTE(table_, HEPK_ISA) = {
     HEPK_STRING(HEPK_ISA),
-    {field<float_lanes>, pullback<float_lanes>, propagate<float_lanes>, tokens<float_lanes>, nearest<float_lanes>},
-    {field<double_lanes>, pullback<double_lanes>, propagate<double_lanes>, tokens<double_lanes>,
-     nearest<double_lanes>},
+    {field<float_lanes>, pullback<float_lanes>, propagate<float_lanes>, propagate_adaptive<float_lanes>, narrow_mlp<float_lanes>,
+     tokens<float_lanes>, nearest<float_lanes>},
+    {field<double_lanes>, pullback<double_lanes>, propagate<double_lanes>, propagate_adaptive<double_lanes>, narrow_mlp<double_lanes>,
+     tokens<double_lanes>, nearest<double_lanes>},
 };
 
 }  // namespace hepk

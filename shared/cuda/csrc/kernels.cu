@@ -2,6 +2,7 @@
 // half a minute of compilation.
 #include <cuda_runtime.h>
 
+#include "core/adaptive.h"
 #include "core/nearest.h"
 #include "core/propagate.h"
 #include "core/table.h"
@@ -53,6 +54,23 @@ __global__ void __launch_bounds__(kThreads)
   State<T> s{in[0], in[1], in[2], in[3]};
   const T curvature = in[4] * static_cast<T>(kCurvature);
   s = nystroem ? rkn4(map, s, curvature, z[n], dz[n], num_steps) : rk4(map, s, curvature, z[n], dz[n], num_steps);
+  T* result = out + 5 * n;
+  result[0] = s.x;
+  result[1] = s.y;
+  result[2] = s.tx;
+  result[3] = s.ty;
+  result[4] = in[4];
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    adaptive_kernel(FieldMap<T> map, const T* __restrict__ state, const T* __restrict__ z, const T* __restrict__ dz,
+                    T* __restrict__ out, StepControl control, int64_t rows) {
+  const int64_t n = this_row();
+  if (n >= rows) return;
+  const T* in = state + 5 * n;
+  const State<T> start{in[0], in[1], in[2], in[3]};
+  const State<T> s = cash_karp(map, start, in[4] * static_cast<T>(kCurvature), z[n], dz[n], control);
   T* result = out + 5 * n;
   result[0] = s.x;
   result[1] = s.y;
@@ -120,6 +138,15 @@ int cuda_propagate(const Grid& grid, const T* state, const T* z, const T* dz, T*
 }
 
 template <class T>
+int cuda_propagate_adaptive(const Grid& grid, const T* state, const T* z, const T* dz, T* out,
+                            const StepControl& control, int64_t rows, void* stream) {
+  const FieldMap<T> map(grid);
+  adaptive_kernel<<<blocks(rows), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(map, state, z, dz, out, control,
+                                                                                    rows);
+  return cudaGetLastError();
+}
+
+template <class T>
 int cuda_tokens(const EventBins& bins, const T* features, const T* missing, const int8_t* ids, int64_t* tokens,
                 int32_t objects, int64_t rows, void* stream) {
   tokens_kernel<T><<<blocks(rows * (objects + 1)), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
@@ -146,6 +173,10 @@ template int cuda_propagate(const Grid&, const float*, const float*, const float
 template int cuda_propagate(const Grid&, const double*, const double*, const double*, double*, int, bool, int64_t,
                             void*);
 
+template int cuda_propagate_adaptive(const Grid&, const float*, const float*, const float*, float*, const StepControl&,
+                                     int64_t, void*);
+template int cuda_propagate_adaptive(const Grid&, const double*, const double*, const double*, double*,
+                                     const StepControl&, int64_t, void*);
 template int cuda_tokens(const EventBins&, const float*, const float*, const int8_t*, int64_t*, int32_t, int64_t,
                          void*);
 template int cuda_tokens(const EventBins&, const double*, const double*, const int8_t*, int64_t*, int32_t, int64_t,

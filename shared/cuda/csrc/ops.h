@@ -201,4 +201,54 @@ Tensor nearest_code(Tensor vectors, Tensor codes, Tensor half_norms) {
   return out;
 }
 
+template <class Device>
+Tensor propagate_adaptive(Tensor state, Tensor z, Tensor dz, Tensor grid, std::vector<double> frame,
+                          std::vector<double> limits, int64_t max_trials) {
+  const char* op = "hep::propagate_adaptive";
+  state = leading_rows<Device>(op, "state", state, 5);
+  z = column(op, "z", z, state);
+  dz = column(op, "dz", dz, state);
+  const Grid map = checked_grid(op, grid, frame, state);
+  STD_TORCH_CHECK(limits.size() == 4 && limits[0] > 0 && limits[1] > 0 && limits[2] > 0 && limits[3] >= limits[2], op,
+                  ": limits must be tolerance, slope tolerance, shortest and longest step");
+  STD_TORCH_CHECK(max_trials >= 1 && max_trials <= 1'000'000, op, ": max_trials must be from 1 to 1000000");
+  const StepControl control{limits[0], limits[1], limits[2], limits[3], static_cast<int32_t>(max_trials)};
+  Tensor out = torch::stable::empty_like(state);
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Device::template propagate_adaptive<T>(state, map, data<T>(state), data<T>(z), data<T>(dz),
+                                           static_cast<T*>(out.mutable_data_ptr()), control);
+  };
+  if (state.size(0) == 0) return out;
+  state.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  return out;
+}
+
+template <class Device>
+Tensor narrow_mlp(Tensor rows, Tensor weights, std::vector<int64_t> sizes, int64_t activation) {
+  const char* op = "hep::narrow_mlp";
+  STD_TORCH_CHECK(sizes.size() >= 2 && sizes.size() <= kMaxLayers + 1, op, ": sizes must name one to ", kMaxLayers,
+                  " layers");
+  STD_TORCH_CHECK(activation >= 0 && activation <= 3, op, ": activation must be from 0 to 3");
+  Layers net{static_cast<int32_t>(sizes.size()) - 1, {}, static_cast<Activation>(activation)};
+  int64_t num_weights = 0;
+  for (size_t l = 0; l < sizes.size(); ++l) {
+    STD_TORCH_CHECK(sizes[l] >= 1 && sizes[l] <= kMaxWidth, op, ": sizes must be from 1 to ", kMaxWidth);
+    net.sizes[l] = static_cast<int32_t>(sizes[l]);
+    if (l > 0) num_weights += sizes[l] * (sizes[l - 1] + 1);
+  }
+  rows = leading_rows<Device>(op, "rows", rows, sizes.front());
+  check_like(op, "weights", weights, rows);
+  STD_TORCH_CHECK(weights.dim() == 1 && weights.size(0) == num_weights, op, ": weights must be (", num_weights, ",)");
+  weights = torch::stable::contiguous(weights);
+  Tensor out = torch::stable::new_empty(rows, {rows.size(0), sizes.back()});
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Device::template narrow_mlp<T>(rows, net, data<T>(rows), data<T>(weights), static_cast<T*>(out.mutable_data_ptr()));
+  };
+  if (rows.size(0) == 0) return out;
+  rows.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  return out;
+}
+
 }  // namespace hepk

@@ -72,6 +72,23 @@ struct Cpu {
   }
 
   template <class T>
+  static void propagate_adaptive(const Tensor& rows, const hepk::Grid& grid, const T* state, const T* z, const T* dz,
+                                 T* out, const hepk::StepControl& control) {
+    const auto& kernel = kernels<T>();
+    torch::stable::parallel_for(0, rows.size(0), kGrain, [&](int64_t begin, int64_t end) {
+      kernel.propagate_adaptive(grid, state, z, dz, out, control, begin, end);
+    });
+  }
+
+  template <class T>
+  static void narrow_mlp(const Tensor& rows, const hepk::Layers& net, const T* in, const T* weights, T* out) {
+    const auto& kernel = kernels<T>();
+    torch::stable::parallel_for(0, rows.size(0), kGrain, [&](int64_t begin, int64_t end) {
+      kernel.narrow_mlp(net, in, weights, out, begin, end);
+    });
+  }
+
+  template <class T>
   static void tokens(const Tensor& rows, const hepk::EventBins& bins, const T* features, const T* missing,
                      const int8_t* ids, int64_t* out, int32_t objects) {
     const auto& kernel = kernels<T>();
@@ -96,6 +113,8 @@ STABLE_TORCH_LIBRARY_IMPL(hep, CPU, m) {
   m.impl("field_lookup", TORCH_BOX(&hepk::field_lookup<Cpu>));
   m.impl("field_pullback", TORCH_BOX(&hepk::field_pullback<Cpu>));
   m.impl("propagate", TORCH_BOX(&hepk::propagate<Cpu>));
+  m.impl("propagate_adaptive", TORCH_BOX(&hepk::propagate_adaptive<Cpu>));
+  m.impl("narrow_mlp", TORCH_BOX(&hepk::narrow_mlp<Cpu>));
   m.impl("event_tokens", TORCH_BOX(&hepk::event_tokens<Cpu>));
   m.impl("nearest_code", TORCH_BOX(&hepk::nearest_code<Cpu>));
 }

@@ -33,6 +33,14 @@ struct Cuda {
   }
 
   template <class T>
+  static void propagate_adaptive(const Tensor& rows, const hepk::Grid& grid, const T* state, const T* z, const T* dz,
+                                 T* out, const hepk::StepControl& control) {
+    launch(rows, [&](void* stream) {
+      return hepk::cuda_propagate_adaptive<T>(grid, state, z, dz, out, control, rows.size(0), stream);
+    });
+  }
+
+  template <class T>
   static void tokens(const Tensor& rows, const hepk::EventBins& bins, const T* features, const T* missing,
                      const int8_t* ids, int64_t* out, int32_t objects) {
     launch(rows, [&](void* stream) {
@@ -66,6 +74,7 @@ STABLE_TORCH_LIBRARY_IMPL(hep, CUDA, m) {
   m.impl("field_lookup", TORCH_BOX(&hepk::field_lookup<Cuda>));
   m.impl("field_pullback", TORCH_BOX(&hepk::field_pullback<Cuda>));
   m.impl("propagate", TORCH_BOX(&hepk::propagate<Cuda>));
+  m.impl("propagate_adaptive", TORCH_BOX(&hepk::propagate_adaptive<Cuda>));
   m.impl("event_tokens", TORCH_BOX(&hepk::event_tokens<Cuda>));
   m.impl("nearest_code", TORCH_BOX(&hepk::nearest_code<Cuda>));
 }

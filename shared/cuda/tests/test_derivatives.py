@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from hep_shared.ops import field
+from hep_shared.ops import narrow_mlp as mlp
 from hep_shared.ops import propagate as track
+from hep_shared.ops import propagate_adaptive as adaptive
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own jvp
 
@@ -98,6 +100,63 @@ def test_opcheck(points: Tensor, grid: Tensor, tracks: tuple[Tensor, ...]) -> No
     torch.library.opcheck(field.operator, (*with_gradients(points, grid), FRAME))
     torch.library.opcheck(field.pullback, (*with_gradients(points, grid, points.sin()), FRAME))
     torch.library.opcheck(track.operator, (*with_gradients(*tracks, grid), FRAME, 1, True))
+
+
+SIZES = [3, 4, 5, 2]
+
+
+@pytest.fixture
+def network() -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(4)
+    return (
+        torch.randn(3, 3, dtype=torch.float64, generator=random),
+        torch.randn(53, dtype=torch.float64, generator=random),
+    )
+
+
+@pytest.mark.parametrize("activation", ["tanh", "silu", "isru"])
+def test_narrow_mlp_derivatives(network: tuple[Tensor, Tensor], activation: Any) -> None:
+    def run(rows: Tensor, weights: Tensor) -> Tensor:
+        return mlp.narrow_mlp(rows, weights, SIZES, activation)
+
+    inputs = with_gradients(*network)
+    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*network), run(*network))
+    tangents = tuple(torch.ones_like(tensor) for tensor in network)
+    ahead, behind = (run(*(t + s * 1e-5 for t in network)) for s in (1, -1))
+    _, found = torch.func.jvp(run, network, tangents)
+    torch.testing.assert_close(found, (ahead - behind) / 2e-5, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # inside of opcheck
+def test_opcheck_of_the_others(
+    network: tuple[Tensor, Tensor], grid: Tensor, tracks: tuple[Tensor, ...]
+) -> None:
+    torch.library.opcheck(mlp.operator, (*with_gradients(*network), SIZES, 3))
+    torch.library.opcheck(adaptive.operator, (*tracks, grid, FRAME, [1e-3, 1e-5, 0.1, 5.0], 100))
+
+
+def test_adaptive_steps_have_no_derivative(tracks: tuple[Tensor, ...], grid: Tensor) -> None:
+    state, z, dz = tracks
+    message = "neither a derivative nor an export; detach the tensors or use propagate"
+
+    def run(state: Tensor) -> Tensor:
+        return adaptive.propagate_adaptive(state, z, dz, grid, ORIGIN, SPACING)
+
+    (wanted,) = with_gradients(state)
+    with pytest.raises(ValueError, match=message):
+        run(wanted)
+    with torch.no_grad():
+        torch.testing.assert_close(run(wanted), run(state))
+    with pytest.raises(ValueError, match=message):
+        torch.func.jvp(run, (state,), (state,))
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(state), run(state))
+    result = adaptive.operator(wanted, z, dz, grid, FRAME, [1e-3, 1e-5, 0.1, 5.0], 100)
+    with pytest.raises(NotImplementedError, match="has no derivative"):
+        result.sum().backward()
 
 
 def test_forward_mode_is_not_zero(points: Tensor, grid: Tensor) -> None:

@@ -10,7 +10,9 @@ import torch
 import hep_shared_cuda
 from hep_shared.errors import UserError
 from hep_shared.ops import field
+from hep_shared.ops import narrow_mlp as mlp
 from hep_shared.ops import propagate as track
+from hep_shared.ops import propagate_adaptive as adaptive
 from hep_shared.ops._backend import backend, register
 
 GOOD = {
@@ -57,6 +59,80 @@ GOOD = {
 def test_propagate_refuses(name: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         track.propagate(**GOOD | {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("state", torch.zeros(4, 4), r"propagate_adaptive: state must have the shape \(N, 5\)"),
+        ("z", torch.zeros(3), r"propagate_adaptive: z must be a number or have the shape \(4,\)"),
+        ("grid", torch.zeros(3, 1, 3, 3), "two nodes or more on each axis"),
+        ("tolerance_mm", 0.0, "tolerance_mm must be a positive number, not 0.0"),
+        ("slope_tolerance", float("nan"), "slope_tolerance must be a positive number, not nan"),
+        ("min_step_mm", 2000.0, "min_step_mm is 2000.0, more than max_step_mm = 1000.0"),
+        ("max_trials", 0, "max_trials must be from 1 to 1000000, not 0"),
+    ],
+)
+def test_propagate_adaptive_refuses(name: str, value: Any, message: str) -> None:
+    arguments = {key: GOOD[key] for key in ("state", "z", "dz", "grid", "origin", "spacing")}
+    with pytest.raises(ValueError, match=message):
+        adaptive.propagate_adaptive(**arguments | {name: value})
+
+
+MLP = {"rows": torch.zeros(4, 3), "weights": torch.zeros(26), "sizes": [3, 4, 2], "activation": "tanh"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("rows", torch.zeros(4, 2), r"narrow_mlp: rows must have the shape \(N, 3\), not \(4, 2\)"),
+        ("rows", torch.zeros(4, 3, dtype=torch.int32), "rows must be float32 or float64"),
+        ("weights", torch.zeros(25), r"weights must have the shape \(26,\), not \(25,\)"),
+        ("weights", torch.zeros(26, dtype=torch.float64), "weights is torch.float64 on cpu, but rows"),
+        ("sizes", [3], r"two to 9 numbers from 1 to 64, not \[3\]"),
+        ("sizes", [3, 65, 2], r"two to 9 numbers from 1 to 64, not \[3, 65, 2\]"),
+        ("activation", "gelu", "activation must be one of tanh, silu, relu, isru, not 'gelu'"),
+    ],
+)
+def test_narrow_mlp_refuses(name: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mlp.narrow_mlp(**MLP | {name: value})
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize(
+    ("position", "value"),
+    [
+        (0, torch.zeros(4, 2)),
+        (0, torch.zeros(4, 3, dtype=torch.float16)),
+        (1, torch.zeros(25)),
+        (1, torch.zeros(26, 1)),
+        (1, torch.zeros(26, dtype=torch.float64)),
+        (2, [3]),
+        (2, [3] * 10),
+        (2, [3, 65, 2]),
+        (2, [3, 0, 2]),
+        (3, 4),
+    ],
+)
+def test_compiled_narrow_mlp_refuses(position: int, value: Any) -> None:
+    args: list[Any] = [MLP["rows"], MLP["weights"], MLP["sizes"], 0]
+    args[position] = value
+    with pytest.raises(RuntimeError, match="hep::narrow_mlp: "):
+        mlp.operator(*args)
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize(
+    ("position", "value"),
+    [(0, torch.zeros(4, 4)), (1, torch.zeros(3)), (5, [1.0] * 3), (5, [1.0, 1.0, 0.0, 1.0]), (6, 0)],
+)
+def test_compiled_propagate_adaptive_refuses(position: int, value: Any) -> None:
+    args: list[Any] = [*(GOOD[key] for key in ("state", "z", "dz", "grid")), [0.0] * 3 + [1.0] * 3]
+    args += [[1.0, 1.0, 1.0, 2.0], 10]
+    args[position] = value
+    with pytest.raises(RuntimeError, match="hep::propagate_adaptive: "):
+        adaptive.operator(*args)
 
 
 def test_field_lookup_refuses() -> None:

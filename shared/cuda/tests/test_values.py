@@ -11,18 +11,23 @@ import torch
 from torch import Tensor
 
 from hep_shared.ops import field
+from hep_shared.ops import narrow_mlp as mlp
 from hep_shared.ops import propagate as track
+from hep_shared.ops import propagate_adaptive as adaptive
 
 ORIGIN, SPACING = (-400.0, -300.0, 100.0), (100.0, 75.0, 80.0)
 SIZES = (0, 1, 7, 8, 9, 16, 17, 33, 257)
 ULPS = {torch.float32: 4 * 1.2e-7, torch.float64: 4 * 2.2e-16}
 METHODS = ("rk4", "rkn4")
+LIMITS = [1e-3, 5e-5, 10.0, 1000.0]  # of the adaptive step
+ACTIVATIONS = ("tanh", "silu", "relu", "isru")  # as the operator counts them
+LAYERS = ([10, 32, 24, 4], [1, 64, 3], [64, 64, 64, 64, 1], [5, 2])
 
 
-def assert_same_tracks(found: Tensor, expected: Tensor) -> None:
+def assert_same_tracks(found: Tensor, expected: Tensor, num_steps: int = 6) -> None:
     """Equal up to rounding: some roundings of numbers of 1000 mm, and of slopes of 1, over the steps."""
     assert found.dtype == expected.dtype
-    rounding = 8 * ULPS[found.dtype]
+    rounding = 8 * ULPS[found.dtype] * max(1.0, num_steps / 6)
     torch.testing.assert_close(found[:, :2], expected[:, :2], rtol=0, atol=1e3 * rounding, equal_nan=True)
     torch.testing.assert_close(found[:, 2:], expected[:, 2:], rtol=0, atol=rounding, equal_nan=True)
 
@@ -116,6 +121,111 @@ def test_compiled_agrees_with_reference(
         found, expected = (run(*p.track_args, 6, nystroem) for run in (track.operator, track.reference))
         assert found.shape == (num_rows, 5)
         assert_same_tracks(found, expected)
+    if dtype == torch.float64:  # in float32 a rounding may decide whether a step is accepted
+        found, expected = (run(*p.track_args, LIMITS, 500) for run in (adaptive.operator, adaptive.reference))
+        assert found.shape == (num_rows, 5)
+        assert_same_tracks(found, expected, 60)  # 600 mm in steps of 10 mm
+    else:
+        found = adaptive.operator(*p.track_args, LIMITS, 500)
+        expected = adaptive.reference(*(t.double() for t in p.track_args[:4]), p.frame, LIMITS, 500)
+        assert (found - expected).abs().amax(dim=1).le(0.05).all()  # some steps of the tolerance
+
+
+@pytest.fixture
+def network_of() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Function that gives rows and weights of a network."""
+
+    def build(num_rows: int, sizes: list[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        random = torch.Generator().manual_seed(num_rows)
+        num = sum((a + 1) * b for a, b in itertools.pairwise(sizes))
+        draws = (torch.randn(n, dtype=torch.float64, generator=random) for n in (num_rows * sizes[0], num))
+        rows, weights = (draw.to(dtype) for draw in draws)
+        return rows.view(num_rows, sizes[0]), weights / sizes[0] ** 0.5
+
+    return build
+
+
+def perceptron(rows: Tensor, weights: Tensor, sizes: list[int], activation: str) -> np.ndarray:
+    """The formula in NumPy, float64."""
+    functions: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "tanh": np.tanh,
+        "silu": lambda v: v / (1 + np.exp(-v)),
+        "relu": lambda v: np.maximum(v, 0),
+        "isru": lambda v: v / np.sqrt(1 + v**2),
+    }
+    values, flat = rows.double().numpy(), weights.double().numpy()
+    for number, (size_in, size_out) in enumerate(itertools.pairwise(sizes)):
+        values = values if number == 0 else functions[activation](values)
+        matrix, bias, flat = np.split(flat, [size_in * size_out, (size_in + 1) * size_out])
+        values = values @ matrix.reshape(size_out, size_in).T + bias
+    return values
+
+
+@pytest.mark.parametrize("sizes", LAYERS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_narrow_mlp_is_the_formula(
+    network_of: Callable[..., Any], sizes: list[int], activation: Any, dtype: torch.dtype
+) -> None:
+    for num_rows in SIZES:
+        rows, weights = network_of(num_rows, sizes, dtype)
+        found = mlp.narrow_mlp(rows, weights, sizes, activation)
+        assert found.shape == (num_rows, sizes[-1])
+        expected = torch.from_numpy(perceptron(rows, weights, sizes, activation))
+        tolerance = 64 * ULPS[dtype] * max(1.0, float(expected.abs().max()) if num_rows else 1.0)
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerance)
+    strided = rows.T.contiguous().T
+    assert torch.equal(mlp.narrow_mlp(strided, weights, sizes, activation), found)
+
+
+def test_narrow_mlp_far_out(dtype: torch.dtype) -> None:
+    """The activations at their limits; NaN stays NaN."""
+    rows = torch.tensor([[-1e4], [-50.0], [50.0], [1e4], [torch.nan]], dtype=dtype)
+    weights = torch.tensor([1.0, 0.0, 1.0, 0.0], dtype=dtype)
+    for activation, ends in {"tanh": (-1, 1), "isru": (-1, 1), "silu": (0, 1e4), "relu": (0, 1e4)}.items():
+        found = mlp.narrow_mlp(rows, weights, [1, 1, 1], activation)[:, 0]
+        expected = torch.tensor(ends, dtype=dtype)
+        torch.testing.assert_close(found[[0, 3]], expected, rtol=1e-5, atol=1e-6)
+        assert found[4].isnan()
+
+
+def test_layers_are_packed_in_order() -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2))
+    rows = torch.randn(9, 3)
+    weights, sizes = mlp.pack(layers)
+    assert sizes == [3, 5, 2]
+    torch.testing.assert_close(mlp.narrow_mlp(rows, weights, sizes, "tanh"), layers(rows))
+
+
+def test_adaptive_steps_reach_the_tolerance(device: str) -> None:
+    """In a pure By, the change of u = tx / N is -kappa By dz, exactly; and the way back ends at the start."""
+    grid = torch.tensor([0.0, -0.8, 0.0], dtype=torch.float64, device=device).expand(2, 2, 2, 3)
+    frame = ((-5e3,) * 3, (1e4,) * 3)
+    state = torch.tensor([[0.0, 0.0, 0.1, -0.05, 1 / 3000.0]], dtype=torch.float64, device=device)
+    limits = {"tolerance_mm": 1e-7, "slope_tolerance": 1e-11, "min_step_mm": 0.1}
+    end = adaptive.propagate_adaptive(state, 0.0, 4000.0, grid, *frame, **limits)
+    u = [s[0, 2] / torch.sqrt(1 + s[0, 2:4].square().sum()) for s in (state, end)]
+    assert float(u[1] - u[0]) == pytest.approx(0.299792458 / 3000 * 0.8 * 4000, abs=1e-9)
+    back = adaptive.propagate_adaptive(end, 4000.0, -4000.0, grid, *frame, **limits)
+    torch.testing.assert_close(back, state, rtol=0, atol=1e-5)
+    still = adaptive.propagate_adaptive(state, 0.0, 0.0, grid, *frame)
+    assert torch.equal(still, state)
+
+
+def test_adaptive_steps_give_up(problem: Callable[[int], Any]) -> None:
+    p = problem(20)
+    dz = p.dz.clone()
+    dz[3] = torch.nan
+    state = p.state.clone()
+    state[5, 2] = torch.inf
+    frame = (ORIGIN, SPACING)
+    found = adaptive.propagate_adaptive(state, p.z, dz, p.grid, *frame, max_trials=300)
+    assert found[[3, 5], :4].isnan().all()
+    assert torch.equal(found[:, 4], state[:, 4])
+    assert found[6:].isfinite().all()
+    few = adaptive.propagate_adaptive(p.state, p.z, p.dz, p.grid, *frame, max_step_mm=10.0, max_trials=3)
+    far = p.dz.abs() > 30
+    assert few[far, :4].isnan().all()
+    assert few[~far].isfinite().all()
 
 
 @pytest.mark.usefixtures("native")
@@ -132,12 +242,15 @@ def test_each_instruction_set_agrees_with_reference(
     code = f"""if True:
         import json, os, torch
         from hep_shared.ops import field, propagate as track, _backend
+        from hep_shared.ops import narrow_mlp as mlp, propagate_adaptive as adaptive
         os.chdir({str(tmp_path)!r})
         results = [
             [
                 field.operator(points, *args[3:]),
                 torch.ops.hep.field_pullback(points, args[3], points.sin(), args[4]),
                 *(track.operator(*args, 6, n) for n in (False, True)),
+                adaptive.operator(*args, {LIMITS}, 500),
+                *(mlp.operator(args[0], args[0].flatten()[:61], [5, 6, 3, 1], k) for k in range(4)),
             ]
             for points, *args in torch.load("in.pt")
         ]
@@ -155,8 +268,15 @@ def test_each_instruction_set_agrees_with_reference(
         torch.testing.assert_close(found[0], expected, rtol=0, atol=16 * ULPS[p.points.dtype])
         expected = field.pullback_reference(p.points, p.grid, p.points.sin(), p.frame)
         torch.testing.assert_close(found[1], expected, rtol=0, atol=ULPS[p.points.dtype])
-        for result, nystroem in zip(found[2:], (False, True), strict=True):
+        for result, nystroem in zip(found[2:4], (False, True), strict=True):
             assert_same_tracks(result, track.reference(*p.track_args, 6, nystroem))
+        if p.points.dtype == torch.float64:
+            assert_same_tracks(found[4], adaptive.reference(*p.track_args, LIMITS, 500), 60)
+        weights, sizes = p.state.flatten()[:61], [5, 6, 3, 1]
+        for result, kind in zip(found[5:], range(4), strict=True):
+            expected = mlp.reference(p.state, weights, sizes, kind)
+            scale = 64 * ULPS[p.points.dtype] * float(expected.abs().max())
+            torch.testing.assert_close(result, expected, rtol=0, atol=scale)
 
 
 def padded(grid: Tensor) -> Tensor:

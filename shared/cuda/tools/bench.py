@@ -34,7 +34,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from hep_shared.ops import field, nearest, tokens
+from hep_shared.ops import narrow_mlp as mlp
 from hep_shared.ops import propagate as track
+from hep_shared.ops import propagate_adaptive as adaptive
 from hep_shared.ops._backend import backend
 
 ORIGIN, SPACING, NODES = (-4000.0, -4000.0, -500.0), (100.0, 100.0, 100.0), (81, 81, 146)
@@ -122,6 +124,35 @@ def make_cases(dtype: torch.dtype, device: str, num_points: int, num_tracks: int
                 ">= 15 x best torch" if device == "cpu" else ">= 10 x naive",
             )
         )
+    limits = [0.01, 5e-5, 10.0, 1000.0]
+
+    def steps(run: Callable[..., Tensor]) -> Tensor:
+        return run(state, z, dz, grid, FRAME, limits, 5000)
+
+    cases.append(
+        Case(
+            f"propagate_adaptive, {num_tracks} tracks, 0.01 mm, {bits}; no better torch",
+            lambda: steps(adaptive.reference),
+            lambda: steps(adaptive.reference),
+            lambda: steps(adaptive.operator),
+            0,
+            "-",
+        )
+    )
+    sizes = [10, 32, 32, 4]
+    random = torch.Generator().manual_seed(2)
+    rows = torch.randn(num_tracks, sizes[0], generator=random).to(device, dtype)
+    weights = torch.randn(1540, generator=random).to(device, dtype) / 6
+    cases.append(
+        Case(
+            f"narrow_mlp 10-32-32-4 isru, {num_tracks} rows, {bits}; best torch in blocks of 1024",
+            lambda: mlp.reference(rows, weights, sizes, 3),
+            lambda: torch.cat([mlp.reference(part, weights, sizes, 3) for part in rows.split(1024)]),
+            lambda: mlp.operator(rows, weights, sizes, 3),
+            0,
+            "-",
+        )
+    )
     if dtype == torch.float32:
         wanted = state.clone().requires_grad_()
 

@@ -18,12 +18,13 @@ import torch
 from hep_shared.amp import resolve_device
 from hep_shared.bench import BenchRow, time_pairs
 from hep_shared.config import load_config
-from hep_shared.onnx import open_session
+from hep_shared.onnx import export_onnx, open_session
 from lhcb_extrap.config import PRESETS, Config
 from lhcb_extrap.data.field_source import load_field
 from lhcb_extrap.data.normalization import Normalization
 from lhcb_extrap.data.tracks import TrackBatch
 from lhcb_extrap.export import export_network
+from lhcb_extrap.models.kick import KickNet
 from lhcb_extrap.physics.arrays import FloatArray
 from lhcb_extrap.physics.field_map import FieldMap
 from lhcb_extrap.physics.sampling import generate_tracks
@@ -33,9 +34,11 @@ from lhcb_extrap.tasks import extrapolation
 BATCH_SIZES = (1, 32, 256, 1024, 4096)
 PERCENTILES = (50, 95, 99)
 NETWORKS = (
-    "mlp_tiny", "mlp_small", "mlp_medium", "mlp_wide", "rkpinn_tiny", "kick32", "kick48", "kick64"
+    "mlp_tiny", "mlp_small", "mlp_medium", "mlp_wide", "rkpinn_tiny", "kick16", "kick32", "kick48",
+    "kick64",
 )  # fmt: skip
 SIMULATION_GOAL = 10.0  # native over NumPy
+LAYERS_GOAL = 3.0  # compiled layers over ONNX Runtime, both at their best batch
 _WARMUP, _CALLS, _MAX_S = 10, 100, 1.0
 _NUM_TRACKS = 2000
 
@@ -100,9 +103,11 @@ def network_rows(name: str, config: Config, field: FieldMap, device: torch.devic
         file = Path(scratch) / "model.onnx"
         exported = export_network(network, normalization, file)
         session = open_session(file, device.type, num_threads=torch.get_num_threads())
+    rows: list[BenchRow] = []
+    if isinstance(network, KickNet) and native_backend() == "native" and device.type == "cpu":
+        rows.append(layers_row(name, network))
     network = network.to(device)
     difference = max(exported["max_abs_diff"].values())
-    rows = []
     for size in BATCH_SIZES:
         picked = rows_in[np.arange(size) % len(rows_in)]
         moved = torch.from_numpy(picked).to(device)
@@ -135,6 +140,54 @@ def network_rows(name: str, config: Config, field: FieldMap, device: torch.devic
             what = f"{name}, PyTorch, batch {size}, latency p{percentile}"
             rows.append(BenchRow(what, milliseconds, None, "ms", None, None, None))
     return rows
+
+
+def layers_row(name: str, network: KickNet) -> BenchRow:
+    """The dense layers of a kick net as one compiled operator, against ONNX Runtime, on one thread."""
+    from hep_shared.ops import narrow_mlp
+
+    weights, sizes = narrow_mlp.pack(network.layers)
+    features = torch.randn(max(BATCH_SIZES), sizes[0], generator=torch.Generator().manual_seed(0))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory(prefix="lhcb-extrap-") as scratch, torch.inference_mode():
+            file = Path(scratch) / "layers.onnx"
+            export_onnx(network.layers, {"input": features[:64]}, file, output_names=["output"], metadata={})
+            session = open_session(file, "cpu", num_threads=1)
+            batches = [features[:size] for size in BATCH_SIZES]
+            arrays = [batch.numpy() for batch in batches]
+
+            def ours(number: int) -> torch.Tensor:
+                return narrow_mlp.narrow_mlp(batches[number], weights, sizes, network.activation)
+
+            def theirs(number: int) -> FloatArray:
+                result: FloatArray = session.run(None, {"input": arrays[number]})[0]
+                return result
+
+            def best(work: Callable[[int], object], other: Callable[[int], object]) -> int:
+                rates = []
+                for number, size in enumerate(BATCH_SIZES):
+                    found = time_pairs(partial(work, number), partial(other, number), pairs=15, warmup=3)
+                    rates.append(size / found.ours_s)
+                return int(np.argmax(rates))
+
+            mine, peer = best(ours, theirs), best(theirs, ours)
+            sizes_of = BATCH_SIZES[mine], BATCH_SIZES[peer]
+            found = time_pairs(partial(ours, mine), partial(theirs, peer), pairs=31, warmup=3)
+            rates_of = sizes_of[0] / found.ours_s, sizes_of[1] / found.peer_s
+            difference = float(np.abs(ours(0).numpy() - theirs(0)).max())
+    finally:
+        torch.set_num_threads(threads)
+    return BenchRow(
+        f"{name}, layers alone, compiled operator, batch {sizes_of[0]}; peer: ONNX Runtime, "
+        f"batch {sizes_of[1]}",
+        *rates_of,
+        "tracks/s",
+        rates_of[0] / rates_of[1],
+        LAYERS_GOAL,
+        difference,
+    )
 
 
 def latencies(work: Callable[[], None]) -> dict[int, float]:

@@ -146,6 +146,9 @@ class KickConfig(_Network):
 
     kind: Literal["kick"] = "kick"
     hidden: tuple[int, ...] = Field((32, 32), description="Widths of the hidden layers.")
+    activation: Literal["tanh", "isru"] = Field(
+        "isru", description="Activation of the hidden layers; isru is v/sqrt(1 + v^2)."
+    )
     mirror: bool = Field(True, description="Use the mirror symmetries of the field, where it has them.")
 
 

@@ -32,7 +32,8 @@ from lhcb_extrap.data.history import HISTORY_FILE, arrange_history
 from lhcb_extrap.data.stream import TrackStream
 from lhcb_extrap.evaluate import evaluate
 from lhcb_extrap.export import export
-from lhcb_extrap.levenberg_marquardt import LevenbergMarquardt, TrackFit, flatten, unflatten
+from lhcb_extrap.levenberg_marquardt import LayeredFit, LevenbergMarquardt, TrackFit, flatten, unflatten
+from lhcb_extrap.models.kick import KickNet
 from lhcb_extrap.simulate import simulate
 from lhcb_extrap.tasks import TASKS
 from lhcb_extrap.tasks.extrapolation import NORMALIZATION_FILE
@@ -298,15 +299,21 @@ def polish_stage(
         solver.weights = flatten(network)
     double = copy.deepcopy(network).double()
     tracks, ends = stream.sample.tensors(torch.float64)
+    options: Any = {
+        "delta_mm": config.task.huber_delta_mm, "slope_arm_mm": config.task.slope_arm_mm,
+        "chunk_tracks": polish.chunk_tracks,
+    }  # fmt: skip
     for number in range(cursor.polish_step, polish.num_steps):
         started = time.perf_counter()
         rows = torch.from_numpy(epoch_permutation(config.train.seed, _POLISH_EPOCH + number, len(tracks)))
         rows = rows[: polish.num_tracks]
         with explain_oom("lower train.polish.chunk_tracks"):
-            problem = TrackFit(
-                double, tracks[rows].to(device), ends[rows].to(device), delta_mm=config.task.huber_delta_mm,
-                slope_arm_mm=config.task.slope_arm_mm, chunk_tracks=polish.chunk_tracks,
-            )  # fmt: skip
+            sample = tracks[rows].to(device), ends[rows].to(device)
+            problem = (
+                LayeredFit(double, *sample, **options)
+                if isinstance(double, KickNet)
+                else TrackFit(double, *sample, **options)
+            )
             info = solver.step(problem)
         with torch.no_grad():
             for name, value in unflatten(double, solver.weights).items():

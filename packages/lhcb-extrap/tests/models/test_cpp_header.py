@@ -18,11 +18,11 @@ def test_header_compiles_and_agrees(trained, normalization, tmp_path):
     export(trained / "kick", header)
     tracks = example_tracks(normalization, 101).numpy()
     tracks[0, 4] = 0.0
-    ours = compile_header(header)(tracks)
+    ours = compile_header(header)(tracks)()
     theirs = load_run(trained / "kick", "cpu").extrapolate(tracks)
     np.testing.assert_allclose(ours[:, :2], theirs[:, :2], rtol=0, atol=2e-3)  # mm; float32 at 2 m
     np.testing.assert_allclose(ours[:, 2:], theirs[:, 2:], rtol=0, atol=1e-6)
-    again = compile_header(header)(tracks[:1])  # fewer tracks than lanes
+    again = compile_header(header)(tracks[:1])()  # fewer tracks than lanes
     np.testing.assert_array_equal(again, ours[:1])
 
 

@@ -14,7 +14,7 @@ COUNTS = {
     "mlp_tiny": 4868, "mlp_small": 17_924, "mlp_medium": 100_996, "mlp_wide": 430_980,
     "pinn_tiny": 4868, "pinn_small": 17_924, "pinn_medium": 100_996, "pinn_wide": 430_980,
     "rkpinn_tiny": 18_388, "rkpinn_small": 69_524, "rkpinn_medium": 201_748, "rkpinn_wide": 531_732,
-    "kick32": 1540, "kick48": 3076, "kick64": 5124,
+    "kick16": 516, "kick32": 1540, "kick48": 3076, "kick64": 5124,
 }  # fmt: skip
 FAMILIES = ("mlp_tiny", "pinn_tiny", "rkpinn_tiny", "kick32")
 

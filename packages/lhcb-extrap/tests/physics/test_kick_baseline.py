@@ -8,7 +8,9 @@ from lhcb_extrap.physics.kick_baseline import (
     canonicalize,
     correction_from_states,
     kick_baseline,
+    plane_baseline,
 )
+from lhcb_extrap.physics.plane_fields import NODES, TERMS, PlaneFields
 from lhcb_extrap.physics.runge_kutta import rk4
 
 Z0, DZ = 3000.0, 4000.0
@@ -119,3 +121,64 @@ def test_zero_charge_and_zero_y_are_left_alone():
     np.testing.assert_array_equal(state, [[1.0, 0.0, 0.1, -0.1]])
     np.testing.assert_array_equal(signs, np.ones((1, 4)))
     assert qop[0] == 0.0
+
+
+@pytest.fixture(scope="module")
+def planes(coils, integral):
+    return PlaneFields.fit(coils, integral, Z0, DZ, flip_x=True, flip_y=True)
+
+
+def test_polynomials_follow_the_field_and_its_symmetries(coils, integral, planes):
+    rng = np.random.default_rng(2)
+    half = 0.8 * planes.half_mm[:, None, :]
+    x, y = (h * rng.uniform(-1, 1, (200, 8)) for h in half)
+    z = np.broadcast_to(Z0 + DZ * NODES, x.shape)
+    expected = np.stack(coils(x, y, z))
+    expected[1] -= coils(0 * x, 0 * y, z)[1]
+    found = np.stack(planes.off_axis(x, y))
+    assert np.abs(found - expected).max() < 0.02  # T; of 1.04 T
+    forbidden = [[i % 2 == 0 or j % 2 == 0, i % 2 or j % 2, i % 2 or j % 2 == 0] for i, j in TERMS]
+    assert not planes.coefficients[np.array(forbidden, bool).T].any()
+    free = PlaneFields.fit(coils, integral, Z0, DZ, flip_x=False, flip_y=False)
+    np.testing.assert_allclose(free.coefficients, planes.coefficients, atol=1e-9)
+    outside = planes.off_axis(3 * half[0] * np.ones_like(x), 0 * y)
+    np.testing.assert_array_equal(outside, planes.off_axis(4 * half[0] * np.ones_like(x), 0 * y))
+
+
+def test_baseline_through_the_planes_leaves_little(coils, tracks, integral, planes):
+    end = rk4(coils, tracks.start, tracks.qop, Z0, DZ, step_mm=50.0).state
+    dz = np.full(len(end), DZ)
+    errors = []
+    for baseline in (
+        baseline_of(tracks, integral),
+        plane_baseline(tracks.start, tracks.qop, dz, planes, num_iterations=0),
+        plane_baseline(tracks.start, tracks.qop, dz, planes),
+    ):
+        assert baseline.crosses.all()
+        found = apply_correction(baseline, np.zeros((len(end), 4)), dz)
+        errors.append(np.hypot(*(found - end)[:, :2].T).mean())
+    assert errors[1] == pytest.approx(errors[0], rel=0.1)
+    assert errors[2] < errors[0] / 30
+
+
+def test_baseline_through_the_planes_is_exact_without_charge(tracks, planes):
+    dz = np.full(len(tracks.qop), DZ)
+    baseline = plane_baseline(tracks.start, 0 * tracks.qop, dz, planes)
+    end = apply_correction(baseline, np.random.default_rng(0).normal(0, 10, (len(dz), 4)), dz)
+    np.testing.assert_allclose(end[:, :2], tracks.start[:, :2] + DZ * tracks.start[:, 2:], atol=1e-9)
+    np.testing.assert_allclose(end[:, 2:], tracks.start[:, 2:], atol=1e-14)
+    np.testing.assert_allclose(baseline.x_mid, tracks.start[:, 0] + DZ / 2 * tracks.start[:, 2], atol=1e-9)
+
+
+def test_baseline_through_the_planes_in_torch(tracks, planes):
+    dz = np.full(len(tracks.qop), DZ)
+    arrays = plane_baseline(tracks.start, tracks.qop, dz, planes)
+    state = torch.tensor(tracks.start, requires_grad=True)
+    tensors = plane_baseline(state, torch.tensor(tracks.qop), torch.tensor(dz), planes)
+    for name in ("kick", "x_mid", "y_mid", "x_end", "y_end", "u_end", "v_end", "w_end"):
+        np.testing.assert_allclose(getattr(tensors, name).detach(), getattr(arrays, name), atol=1e-9)
+    (tensors.x_end + tensors.y_end + tensors.u_end).sum().backward()
+    assert torch.isfinite(state.grad).all()
+    turned = plane_baseline(tracks.start, np.full(len(dz), 1 / 300.0), dz, planes)
+    assert not turned.crosses.any()
+    assert all(np.isfinite(getattr(turned, name)).all() for name in ("x_end", "y_end", "u_end", "w_end"))

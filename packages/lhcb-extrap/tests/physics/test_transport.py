@@ -1,10 +1,17 @@
+from dataclasses import asdict
+
 import numpy as np
 import pytest
+import torch
+from scipy.integrate import solve_ivp
 
 from lhcb_extrap.physics import transport as transport_module
+from lhcb_extrap.physics.cash_karp import StepControl, cash_karp
+from lhcb_extrap.physics.equations import kappa_from_qop, slope_derivatives
+from lhcb_extrap.physics.field_map import Grid, sample_field
 from lhcb_extrap.physics.propagation import Acceptance, Status
 from lhcb_extrap.physics.runge_kutta import rk4
-from lhcb_extrap.physics.transport import native_backend, transport
+from lhcb_extrap.physics.transport import native_backend, operator_grid, transport
 
 
 def columns(tracks, num=slice(None)):
@@ -54,3 +61,47 @@ def test_the_operator_gives_the_numbers_of_numpy(field_map, tracks, method):
 
 def test_the_planes_are_part_of_a_sample():
     assert transport_module.NUM_PLANES == 8
+
+
+@pytest.fixture
+def adaptive():
+    if native_backend() == "numpy":
+        pytest.skip("needs the compiled operators")
+    from hep_shared.ops.propagate_adaptive import propagate_adaptive
+
+    def move(field, tracks, z0, dz, **limits):
+        rows = torch.from_numpy(np.column_stack([tracks.start, tracks.qop]))
+        return propagate_adaptive(rows, z0, dz, *operator_grid(field), **limits).numpy()[:, :4]
+
+    return move
+
+
+def test_compiled_adaptive_steps_are_those_of_numpy(field_map, tracks, adaptive):
+    for tolerance in (1e-1, 1e-2, 1e-3):
+        control = StepControl(tolerance_mm=tolerance)
+        expected = cash_karp(field_map, tracks.start, tracks.qop, 3000.0, 4000.0, control=control).state
+        found = adaptive(field_map, tracks, 3000.0, 4000.0, **asdict(control))
+        np.testing.assert_allclose(found[:, :2], expected[:, :2], rtol=0, atol=1e-7)
+        np.testing.assert_allclose(found[:, 2:], expected[:, 2:], rtol=0, atol=1e-10)
+
+
+def test_compiled_adaptive_steps_agree_with_dop853(tracks, adaptive):
+    """In a field that is linear along each axis, which a map has exactly."""
+
+    def linear(x, y, z):
+        return 1e-5 * y, -0.5 - 1e-4 * (z - 5000.0), -1e-4 * y + 0.0 * x
+
+    grid = Grid((-8000.0, -8000.0, 0.0), (1000.0, 1000.0, 1000.0), (17, 17, 11))
+    ends = []
+    for state, qop in zip(tracks.start, tracks.qop, strict=True):
+
+        def rhs(z, s, qop=qop):
+            slopes = slope_derivatives(s[2], s[3], kappa_from_qop(qop), *linear(s[0], s[1], z))
+            return [s[2], s[3], *slopes]
+
+        ends.append(solve_ivp(rhs, (3000.0, 7000.0), state, "DOP853", rtol=1e-12, atol=1e-10).y[:, -1])
+    limits = {"tolerance_mm": 1e-7, "slope_tolerance": 1e-11, "min_step_mm": 0.01}
+    found = adaptive(sample_field(linear, grid), tracks, 3000.0, 4000.0, **limits)
+    difference = np.abs(found - np.array(ends)).max(axis=0)
+    assert difference[:2].max() < 1e-5
+    assert difference[2:].max() < 1e-8

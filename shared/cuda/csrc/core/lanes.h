@@ -58,6 +58,15 @@ HK_HD double gather(const double* base, int32_t i) { return base[i]; }
 HK_HD float select(bool yes, float a, float b) { return yes ? a : b; }
 HK_HD double select(bool yes, double a, double b) { return yes ? a : b; }
 HK_HD int32_t minimum(int32_t a, int32_t b) { return a < b ? a : b; }
+HK_HD bool any(bool yes) { return yes; }
+HK_HD float inverse_square_root(float x) { return 1.0f / sqrtf(x); }
+HK_HD double inverse_square_root(double x) { return 1.0 / sqrt(x); }
+// The nearest whole number, as a real one; |x| < 2^22 and 2^51.
+HK_HD float nearest(float x) { return rintf(x); }
+HK_HD double nearest(double x) { return rint(x); }
+// 2^n of a whole number, |n| <= 126.
+HK_HD float power_of_two(float n) { return ldexpf(1.0f, static_cast<int>(n)); }
+HK_HD double power_of_two(double n) { return ldexp(1.0, static_cast<int>(n)); }
 
 #if defined(HEPK_LANES)
 
@@ -103,7 +112,32 @@ HK_HD doubles select(longs yes, doubles a, doubles b) { return yes ? a : b; }
 HK_HD ints minimum(ints a, int32_t b) { return a < b ? a : a * 0 + b; }
 HK_HD half_ints minimum(half_ints a, int32_t b) { return a < b ? a : a * 0 + b; }
 
+template <class V>
+HK_HD bool any_of(V yes) {
+  bool found = false;
+  for (unsigned i = 0; i < sizeof(V) / sizeof(yes[0]); ++i) found = found || yes[i] != 0;
+  return found;
+}
+HK_HD bool any(ints yes) { return any_of(yes); }
+HK_HD bool any(longs yes) { return any_of(yes); }
+HK_HD floats nearest(floats x) {
+  const floats shift = splat<floats>(12582912.0f);  // 1.5 2^23: the bits behind the point fall off
+  return (x + shift) - shift;
+}
+HK_HD doubles nearest(doubles x) {
+  const doubles shift = splat<doubles>(6755399441055744.0);  // 1.5 2^52
+  return (x + shift) - shift;
+}
+HK_HD floats power_of_two(floats n) { return (floats)((__builtin_convertvector(n, ints) + 127) << 23); }
+HK_HD doubles power_of_two(doubles n) { return (doubles)((__builtin_convertvector(n, longs) + 1023) << 52); }
+
 #if defined(HEPK_ISA_avx512)
+constexpr int kRegisters = 32;
+HK_HD floats inverse_square_root(floats x) {
+  const floats r = (floats)_mm512_rsqrt14_ps((__m512)x);
+  return r * (splat<floats>(1.5f) - splat<floats>(0.5f) * x * r * r);
+}
+HK_HD doubles inverse_square_root(doubles x) { return splat<doubles>(1.0) / (doubles)_mm512_sqrt_pd((__m512d)x); }
 HK_HD floats square_root(floats x) { return (floats)_mm512_sqrt_ps((__m512)x); }
 HK_HD doubles square_root(doubles x) { return (doubles)_mm512_sqrt_pd((__m512d)x); }
 HK_HD floats gather(const float* base, ints i) { return (floats)_mm512_i32gather_ps((__m512i)i, base, 4); }
@@ -111,6 +145,12 @@ HK_HD doubles gather(const double* base, half_ints i) {
   return (doubles)_mm512_i32gather_pd((__m256i)i, base, 8);
 }
 #else
+constexpr int kRegisters = 16;
+HK_HD floats inverse_square_root(floats x) {
+  const floats r = (floats)_mm256_rsqrt_ps((__m256)x);
+  return r * (splat<floats>(1.5f) - splat<floats>(0.5f) * x * r * r);
+}
+HK_HD doubles inverse_square_root(doubles x) { return splat<doubles>(1.0) / (doubles)_mm256_sqrt_pd((__m256d)x); }
 HK_HD floats square_root(floats x) { return (floats)_mm256_sqrt_ps((__m256)x); }
 HK_HD doubles square_root(doubles x) { return (doubles)_mm256_sqrt_pd((__m256d)x); }
 HK_HD floats gather(const float* base, ints i) { return (floats)_mm256_i32gather_ps(base, (__m256i)i, 4); }
@@ -122,9 +162,24 @@ HK_HD doubles gather(const double* base, half_ints i) {
 using float_lanes = floats;
 using double_lanes = doubles;
 #else
+constexpr int kRegisters = 16;
 using float_lanes = float;
 using double_lanes = double;
 #endif
+
+template <class F>
+HK_HD F absolute(F x) {
+  return select(x < F{}, -x, x);
+}
+// NaN in the first argument stays.
+template <class F>
+HK_HD F larger(F a, F b) {
+  return select(a < b, b, a);
+}
+template <class F>
+HK_HD F smaller(F a, F b) {
+  return select(a > b, b, a);
+}
 
 }  // namespace HEPK_ISA
 }  // namespace hepk

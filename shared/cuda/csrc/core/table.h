@@ -33,6 +33,22 @@ struct EventBins {
   int32_t id_weight, first_met, first_met_phi;
 };
 
+// Limits of an adaptive step: lengths in mm along z.
+struct StepControl {
+  double tolerance, slope_tolerance;  // of x and y (mm), and of tx and ty, in a step
+  double min_step, max_step;
+  int32_t max_trials;
+};
+
+// Layers of a narrow network; the weights lie one layer after the other, matrix (out, in) and bias (out,).
+constexpr int kMaxWidth = 64, kMaxLayers = 8;
+enum class Activation : int32_t { tanh, silu, relu, isru };
+struct Layers {
+  int32_t num_layers;
+  int32_t sizes[kMaxLayers + 1];  // inputs, widths of the hidden layers, outputs
+  Activation activation;          // between the layers
+};
+
 // CPU: rows `begin` to `end` (excluded) of every array; the caller shares them out among threads.
 template <class T>
 struct Kernels {
@@ -43,6 +59,10 @@ struct Kernels {
   // state (N, 5) [x y tx ty q/p], z (N,), dz (N,) -> out (N, 5)
   void (*propagate)(const Grid& grid, const T* state, const T* z, const T* dz, T* out, int num_steps, bool nystroem,
                     int64_t begin, int64_t end);
+  void (*propagate_adaptive)(const Grid& grid, const T* state, const T* z, const T* dz, T* out,
+                             const StepControl& control, int64_t begin, int64_t end);
+  // rows (N, first size) -> out (N, last size)
+  void (*narrow_mlp)(const Layers& net, const T* rows, const T* weights, T* out, int64_t begin, int64_t end);
   // features (N, P, 4), missing (N, 2), ids (N, P) -> tokens (N, P + 2); 1 <= P <= kMaxObjects
   void (*tokens)(const EventBins& bins, const T* features, const T* missing, const int8_t* ids, int64_t* tokens,
                  int32_t objects, int64_t begin, int64_t end);
@@ -71,6 +91,9 @@ int cuda_pullback(const Grid& grid, const T* points, const T* grad, T* out, int6
 template <class T>
 int cuda_propagate(const Grid& grid, const T* state, const T* z, const T* dz, T* out, int num_steps, bool nystroem,
                    int64_t rows, void* stream);
+template <class T>
+int cuda_propagate_adaptive(const Grid& grid, const T* state, const T* z, const T* dz, T* out,
+                            const StepControl& control, int64_t rows, void* stream);
 template <class T>
 int cuda_tokens(const EventBins& bins, const T* features, const T* missing, const int8_t* ids, int64_t* tokens,
                 int32_t objects, int64_t rows, void* stream);

@@ -84,7 +84,7 @@ def propagate(
     """
     state, grid = under_autocast(state, grid)
     field.check_rows(_OP, "state", state, 5)
-    z, dz = _column("z", z, state), _column("dz", dz, state)
+    z, dz = column(_OP, "z", z, state), column(_OP, "dz", dz, state)
     frame = field.check_grid(_OP, grid, origin, spacing, state)
     require(1 <= num_steps <= MAX_STEPS, _OP, f"num_steps must be from 1 to {MAX_STEPS}, not {num_steps}")
     require(
@@ -170,17 +170,17 @@ def integrate(
     return torch.cat((r, t, qop), dim=1)
 
 
-def _column(name: str, value: Tensor | float, state: Tensor) -> Tensor:
-    """One number per track."""
+def column(op: str, name: str, value: Tensor | float, state: Tensor) -> Tensor:
+    """Turn a number into one per track, (N,), or require a tensor of that shape."""
     if not isinstance(value, Tensor):
         return state.new_full((state.shape[0],), value)
     (value,) = under_autocast(value)
     require(
         value.shape == state.shape[:1],
-        _OP,
+        op,
         f"{name} must be a number or have the shape ({state.shape[0]},), not {tuple(value.shape)}",
     )
-    field.check_like(_OP, name, value, state)
+    field.check_like(op, name, value, state)
     return value
 
 

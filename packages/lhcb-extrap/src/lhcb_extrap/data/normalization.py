@@ -24,11 +24,14 @@ from lhcb_extrap.physics.arrays import FloatArray
 from lhcb_extrap.physics.field_map import FieldMap
 from lhcb_extrap.physics.field_properties import FieldIntegral, mirror_symmetry
 from lhcb_extrap.physics.kick_baseline import (
+    KickBaseline,
     canonicalize,
     correction_from_states,
     kick_baseline,
     kick_features,
+    plane_baseline,
 )
+from lhcb_extrap.physics.plane_fields import PlaneFields
 
 _CONSTANT = 1.0e-6  # a standard deviation below this fraction of the size is rounding
 _MAX_ROWS = 1_000_000
@@ -78,6 +81,31 @@ class FieldFacts(StrictModel):
         return FieldIntegral(self.z_min_mm, self.step_mm, np.array(self.integral_t_mm), np.array(self.by_t))
 
 
+class PlaneFacts(StrictModel):
+    """The field between two fixed planes, see `physics.plane_fields`."""
+
+    integral_t_mm: Numbers
+    half_mm: tuple[Numbers, Numbers]
+    coefficients_t: tuple[tuple[Numbers, ...], ...]
+
+    @classmethod
+    def of(cls, planes: PlaneFields) -> Self:
+        """Turn arrays into numbers."""
+        coefficients = tuple(tuple(map(tuple, component)) for component in planes.coefficients.tolist())
+        half_x, half_y = map(tuple, planes.half_mm.tolist())
+        return cls(
+            integral_t_mm=tuple(planes.integral.tolist()),
+            half_mm=(half_x, half_y),
+            coefficients_t=coefficients,
+        )
+
+    def table(self) -> PlaneFields:
+        """Turn numbers into arrays."""
+        return PlaneFields(
+            np.array(self.integral_t_mm), np.array(self.half_mm), np.array(self.coefficients_t)
+        )
+
+
 class Normalization(StrictModel):
     """Scales of the training tracks, the planes they connect and the field they cross.
 
@@ -95,6 +123,7 @@ class Normalization(StrictModel):
         z0_mm: Lowest and highest start.
         dz_mm: Shortest and longest path.
         field: Facts of the field.
+        planes: The field between the planes, where they are fixed.
     """
 
     start_mean: Numbers
@@ -110,6 +139,7 @@ class Normalization(StrictModel):
     z0_mm: tuple[float, float]
     dz_mm: tuple[float, float]
     field: FieldFacts
+    planes: PlaneFacts | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -142,17 +172,25 @@ class Normalization(StrictModel):
         """
         rows = slice(0, _MAX_ROWS)
         start, end = tracks.X[rows].astype(np.float64), tracks.Y[rows].astype(np.float64)
-        z0 = z0[rows].astype(np.float64)
+        z0 = np.asarray(z0[rows], np.float64)
         facts = FieldFacts.of(field)
         state, qop, signs = canonicalize(start[:, :4], start[:, 4], flip_x=facts.flip_x, flip_y=facts.flip_y)
-        baseline = kick_baseline(state, qop, z0, start[:, 5], facts.table())
+        dz, all_z0 = tracks.X[:, 5], z0
+        z0_mm, dz_mm = (float(all_z0.min()), float(all_z0.max())), (float(dz.min()), float(dz.max()))
+        planes = None
+        if z0_mm[0] == z0_mm[1] and dz_mm[0] == dz_mm[1]:
+            planes = PlaneFields.fit(
+                field, facts.table(), z0_mm[0], dz_mm[0], flip_x=facts.flip_x, flip_y=facts.flip_y
+            )
+            baseline: KickBaseline[FloatArray] = plane_baseline(state, qop, start[:, 5], planes)
+        else:
+            baseline = kick_baseline(state, qop, z0, start[:, 5], facts.table())
         usable = baseline.crosses & (np.abs(baseline.kick) > _MIN_KICK)
         with np.errstate(divide="ignore", invalid="ignore"):
             correction = correction_from_states(baseline, end * signs, start[:, 5])[usable]
         if not len(correction):  # the field is elsewhere: any scale will do
             correction = np.zeros((1, 4))
         low, high = np.percentile(correction, _CLIP_PERCENT, axis=0)
-        dz, all_z0 = tracks.X[:, 5], z0
         scales = {
             "start": np.column_stack([start, z0]),
             "end": end,
@@ -165,9 +203,10 @@ class Normalization(StrictModel):
             numbers[f"{name}_mean"], numbers[f"{name}_std"] = _mean_and_std(values)
         return cls(
             **numbers,
-            z0_mm=(float(all_z0.min()), float(all_z0.max())),
-            dz_mm=(float(dz.min()), float(dz.max())),
+            z0_mm=z0_mm,
+            dz_mm=dz_mm,
             field=facts,
+            planes=None if planes is None else PlaneFacts.of(planes),
         )
 
 

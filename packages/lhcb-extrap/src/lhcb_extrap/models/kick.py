@@ -11,11 +11,12 @@ Dimension legend: B tracks, F features (10 between fixed planes, 12 with dz and 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from lhcb_extrap.models.mlp import dense
+from lhcb_extrap.models.mlp import Activation, dense
 from lhcb_extrap.physics.field_properties import FieldIntegral
 from lhcb_extrap.physics.kick_baseline import (
     KickBaseline,
@@ -23,7 +24,24 @@ from lhcb_extrap.physics.kick_baseline import (
     canonicalize,
     kick_baseline,
     kick_features,
+    plane_baseline,
 )
+from lhcb_extrap.physics.plane_fields import PlaneFields
+
+
+@dataclass(frozen=True)
+class KickContext:
+    """What turns corrections into ends.
+
+    Attributes:
+        baseline: Baseline of the reflected tracks.
+        dz: Length of the path along z, (B,), mm.
+        signs: What undoes the reflection, (B, 4).
+    """
+
+    baseline: KickBaseline[Tensor]
+    dz: Tensor
+    signs: Tensor
 
 
 class KickNet(nn.Module):
@@ -35,10 +53,12 @@ class KickNet(nn.Module):
         feature_std: Standard deviations of them.
         correction_mean: Means of the four corrections.
         correction_std: Standard deviations of them.
-        integral: Integral of By along the beam.
+        field: The field between the two fixed planes of all tracks, or the integral of By along the beam for
+            tracks between any planes.
         flip_x: Whether the field allows (x, tx, q) -> -(x, tx, q).
         flip_y: Whether the field allows (y, ty) -> -(y, ty).
         use_planes: Whether dz and z0 enter the network.
+        activation: Activation of the hidden layers.
     """
 
     def __init__(
@@ -48,43 +68,57 @@ class KickNet(nn.Module):
         feature_std: Sequence[float],
         correction_mean: Sequence[float],
         correction_std: Sequence[float],
-        integral: FieldIntegral,
+        field: FieldIntegral | PlaneFields,
         *,
         flip_x: bool,
         flip_y: bool,
         use_planes: bool = False,
+        activation: Activation = "isru",
     ) -> None:
         super().__init__()
         self.num_features = 12 if use_planes else 10
-        self.flip_x, self.flip_y = flip_x, flip_y
-        self.layers = dense((self.num_features, *hidden, 4), "tanh")
-        self._z_min_mm, self._step_mm = integral.z_min_mm, integral.step_mm
+        self.flip_x, self.flip_y, self.activation = flip_x, flip_y, activation
+        self.layers = dense((self.num_features, *hidden, 4), activation)
+        self.field = field  # no buffer: double precision, and `normalization.json` has it
         self.feature_mean: Tensor
         self.feature_std: Tensor
         self.correction_mean: Tensor
         self.correction_std: Tensor
-        self.integral: Tensor
-        self.by: Tensor
         self.register_buffer("feature_mean", torch.tensor(feature_mean[: self.num_features]))
         self.register_buffer("feature_std", torch.tensor(feature_std[: self.num_features]))
         self.register_buffer("correction_mean", torch.tensor(correction_mean))
         self.register_buffer("correction_std", torch.tensor(correction_std))
-        # In double precision: differences of the integral enter.
-        self.register_buffer("integral", torch.tensor(integral.integral))
-        self.register_buffer("by", torch.tensor(integral.by))
 
-    def baseline(self, tracks: Tensor) -> tuple[KickBaseline[Tensor], Tensor, Tensor]:
-        """The closed-form part.
+    def encode(self, tracks: Tensor) -> tuple[Tensor, KickContext]:
+        """The closed-form part: what the layers look at, and what they correct.
 
         Args:
             tracks: x, y, tx, ty, q/p, dz, z0, (B, 7), mm, 1, 1/MeV.
 
         Returns:
-            Baseline of the reflected tracks, their states (B, 4), and the signs (B, 4) that undo it.
+            Normalised features (B, F), and the context of `decode`.
         """
         state, qop, signs = canonicalize(tracks[:, :4], tracks[:, 4], flip_x=self.flip_x, flip_y=self.flip_y)
-        table = FieldIntegral(self._z_min_mm, self._step_mm, self.integral, self.by)  # type: ignore[arg-type]
-        return kick_baseline(state, qop, tracks[:, 6], tracks[:, 5], table), state, signs
+        if isinstance(self.field, PlaneFields):
+            baseline = plane_baseline(state, qop, tracks[:, 5], self.field)
+        else:
+            baseline = kick_baseline(state, qop, tracks[:, 6], tracks[:, 5], self.field)
+        features = kick_features(state, tracks[:, 5], tracks[:, 6], baseline)[:, : self.num_features]
+        return (features - self.feature_mean) / self.feature_std, KickContext(baseline, tracks[:, 5], signs)
+
+    def decode(self, outputs: Tensor, context: KickContext) -> Tensor:
+        """Ends from what the layers say.
+
+        Args:
+            outputs: Normalised corrections, (B, 4).
+            context: Of `encode`.
+
+        Returns:
+            x, y, tx, ty at z0 + dz, (B, 4), mm, 1.
+        """
+        correction = self.correction_mean + self.correction_std * outputs
+        end: Tensor = apply_correction(context.baseline, correction, context.dz) * context.signs
+        return end
 
     def forward(self, tracks: Tensor) -> Tensor:
         """Extrapolate.
@@ -95,9 +129,5 @@ class KickNet(nn.Module):
         Returns:
             x, y, tx, ty at z0 + dz, (B, 4), mm, 1.
         """
-        baseline, state, signs = self.baseline(tracks)
-        features = kick_features(state, tracks[:, 5], tracks[:, 6], baseline)[:, : self.num_features]
-        outputs = self.layers((features - self.feature_mean) / self.feature_std)
-        correction = self.correction_mean + self.correction_std * outputs
-        end: Tensor = apply_correction(baseline, correction, tracks[:, 5]) * signs
-        return end
+        features, context = self.encode(tracks)
+        return self.decode(self.layers(features), context)

@@ -19,8 +19,20 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Activation = Literal["silu", "tanh", "relu"]
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "tanh": nn.Tanh, "relu": nn.ReLU}
+Activation = Literal["silu", "tanh", "relu", "isru"]
+
+
+class InverseSquareRoot(nn.Module):
+    """v / sqrt(1 + v^2): smooth and bounded like the hyperbolic tangent, without an exponential."""
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Apply to every element."""
+        return v / torch.sqrt(1.0 + v * v)
+
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "silu": nn.SiLU, "tanh": nn.Tanh, "relu": nn.ReLU, "isru": InverseSquareRoot
+}  # fmt: skip
 LENGTH = 5  # column of dz
 
 

@@ -168,10 +168,11 @@ def build_network(model: ModelConfig, normalization: Normalization) -> Network:
         n.feature_std,
         n.correction_mean,
         n.correction_std,
-        n.field.table(),
+        n.field.table() if n.planes is None or model.use_planes else n.planes.table(),
         flip_x=model.mirror and n.field.flip_x,
         flip_y=model.mirror and n.field.flip_y,
         use_planes=model.use_planes,
+        activation=model.activation,
     )
 
 
