@@ -7,23 +7,13 @@ PyTorch's numbers at several of both.
 Dimensions: B jets, N particles, C classes.
 """
 
-import copy
-import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor
 
-from hep_shared import __version__ as shared_version
-from hep_shared.errors import UserError
-from hep_shared.files import atomic_write_bytes, write_manifest
-from hep_shared.onnx import check_parity
+from hep_shared.onnx import export_onnx
 from hep_shared.run import RunDir
 from jet_foundation import __version__
 from jet_foundation.config import Config
@@ -36,7 +26,7 @@ from jet_foundation.physics.toy_shower import generate_toy
 from jet_foundation.tasks import TASKS
 
 OUTPUT = "probabilities"
-CHECKED_PARTICLES = (1, 17, 128)
+CHECKED_PARTICLES = (128, 1, 17)
 
 
 def model_inputs(jets: Jets, feature_set: FeatureSet, *, pad_to: int | None = None) -> dict[str, Tensor]:
@@ -114,39 +104,22 @@ def export_model(model: JetClassification, out: Path, *, atol: float = 1e-5) -> 
     Raises:
         UserError: The model cannot be converted, or ONNX Runtime gives other numbers.
     """
-    model = copy.deepcopy(model).cpu().eval()
     feature_set = model.normalization.feature_set
-    inputs = example_inputs(feature_set)
-    free = torch.export.Dim.DYNAMIC
-    with _quiet(), torch.no_grad():
-        try:
-            program = torch.onnx.export(
-                model,
-                (),
-                kwargs=inputs,
-                dynamo=True,
-                dynamic_shapes={name: {0: free, 1: free} for name in inputs},
-                output_names=[OUTPUT],
-                external_data=False,
-                verbose=False,
-            )
-        except torch.onnx.errors.OnnxExporterError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise UserError(f"{type(model).__name__} cannot be exported to ONNX: {reason}.") from error
-    assert program is not None
-    proto = program.model_proto
-    onnx.helper.set_model_props(proto, conventions(model, list(inputs)))
-    data = proto.SerializeToString()
-    worst = max(
-        check_parity(model, data, example_inputs(feature_set, 4, num), [OUTPUT], atol)[OUTPUT]
-        for num in CHECKED_PARTICLES
+    inputs, *others = (example_inputs(feature_set, 4, num) for num in CHECKED_PARTICLES)
+    differences = export_onnx(
+        model,
+        inputs,
+        out,
+        output_names=[OUTPUT],
+        metadata=conventions(model, list(inputs)),
+        atol=atol,
+        dynamic_axes=dict.fromkeys(inputs, (1,)),
+        further_examples=others,
     )
-    atomic_write_bytes(out, data)
-    write_manifest(out)
-    return worst
+    return differences[OUTPUT]
 
 
-def conventions(model: JetClassification, input_names: list[str]) -> dict[str, str]:
+def conventions(model: JetClassification, input_names: list[str]) -> dict[str, object]:
     """Write down what the reader of a file must know.
 
     Args:
@@ -154,7 +127,7 @@ def conventions(model: JetClassification, input_names: list[str]) -> dict[str, s
         input_names: Names of its inputs.
 
     Returns:
-        Metadata of the file; everything but plain words is JSON.
+        Metadata of the file.
     """
     inputs = {
         "p4": "E, px, py, pz of the particles by falling pT, GeV; 0 in padded slots",
@@ -164,24 +137,7 @@ def conventions(model: JetClassification, input_names: list[str]) -> dict[str, s
     }
     return {
         "producer": f"jet-foundation {__version__}",
-        "classes": json.dumps(model.classes),
-        "inputs": json.dumps({name: inputs[name] for name in input_names}),
-        "input_names": json.dumps(input_names),
-        "output_names": json.dumps([OUTPUT]),
-        "normalization": model.normalization.model_dump_json(),
-        "torch_version": torch.__version__,
-        "hep_shared_version": shared_version,
+        "classes": list(model.classes),
+        "inputs": {name: inputs[name] for name in input_names},
+        "normalization": model.normalization.model_dump(mode="json"),
     }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's remarks on its own internals."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -39,6 +39,20 @@ def test_mass_of_collinear_pairs_keeps_its_digits_in_float32() -> None:
     assert ours.abs().quantile(0.9) < 0.5 * literal.abs().quantile(0.9)
 
 
+def test_single_precision_four_vectors_give_what_double_precision_makes_of_them() -> None:
+    """Also for particles 10⁻⁵ apart, where a difference of float32 angles has one digit."""
+    rng = np.random.default_rng(1)
+    eta, phi = rng.normal(1, 0.5, 500), rng.uniform(-np.pi, np.pi, 500)
+    step = 10 ** rng.uniform(-5, -1, (2, 500))
+    a = torch.from_numpy(fv.from_pt_eta_phi_mass(rng.exponential(50, 500) + 0.5, eta, phi)).float()
+    b = torch.from_numpy(
+        fv.from_pt_eta_phi_mass(rng.exponential(5, 500) + 0.5, eta + step[0], phi + step[1], 0.14)
+    ).float()
+    ours = pair_features(kinematics(a), kinematics(b))
+    truth = pair_features(kinematics(a.double()), kinematics(b.double()))
+    torch.testing.assert_close(ours[:, :3].double(), truth[:, :3], rtol=0, atol=2e-6)
+
+
 def test_symmetric_and_unchanged_by_boosts_along_the_beam() -> None:
     a, b = random_p4(200), random_p4(200, seed=1)
     features = pair_features(kinematics(a), kinematics(b))

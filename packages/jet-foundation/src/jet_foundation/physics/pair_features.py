@@ -3,12 +3,15 @@ r"""Features of a pair of particles, and which pairs exist.
     Δ = √(Δy² + Δφ²)     kT = min(pTᵢ, pTⱼ) Δ     z = min(pTᵢ, pTⱼ)/(pTᵢ + pTⱼ)     m² = (pᵢ + pⱼ)²
 
 in the order ln kT, ln z, ln Δ, ln m² (H. Qu, C. Li, S. Qian, "Particle Transformer for jet tagging",
-arXiv:2202.03772, Eq. 3-4). Written as E² − |p|², m² of collinear particles loses most digits in float32; here
+arXiv:2202.03772, Eq. 3-4). Particles of a jet are almost parallel, so y, φ and E² − |p|² lose most digits
+when they are subtracted in float32, and the logarithm shows it. The differences are taken where they are exact,
 
+    sinh Δy = sinh yᵢ cosh yⱼ − cosh yᵢ sinh yⱼ     sin Δφ = sin φᵢ cos φⱼ − cos φᵢ sin φⱼ
     m² = mᵢ² + mⱼ² + 2 (mᵢ² mTⱼ² + pTᵢ² mⱼ²)/(mTᵢ mTⱼ + pTᵢ pTⱼ)
-         + 4 mTᵢ mTⱼ sinh²(Δy/2) + 4 pTᵢ pTⱼ sin²(Δφ/2)
+         + 2 mTᵢ mTⱼ (cosh Δy − 1) + 4 pTᵢ pTⱼ sin²(Δφ/2),   cosh Δy − 1 = sinh²Δy/(1 + √(1 + sinh²Δy))
 
-is a sum of positive terms. The mass of one particle counts only above its rounding error, so that ln m² of a
+with sinh y = pz/mT and sin φ = py/pT in double precision; m² is a sum of positive terms, and every runtime
+finds the same numbers. The mass of one particle counts only above its rounding error, so that ln m² of a
 photon with itself is the lower limit and not noise. As the matrix of pairs is symmetric, only pairs i ≥ j of
 real particles are computed.
 
@@ -28,13 +31,15 @@ _ROUNDING = 8  # E² − |p|² is uncertain by a few times the machine precision
 
 
 class Kinematics(NamedTuple):
-    """What the pair features need of one particle, each of the same shape."""
+    """What the pair features need of one particle, each of the same shape; directions in float64."""
 
     pt: Tensor
-    y: Tensor
-    phi: Tensor
     mt: Tensor
     mass2: Tensor
+    sinh_y: Tensor
+    cosh_y: Tensor
+    sin_phi: Tensor
+    cos_phi: Tensor
 
 
 class PairIndex(NamedTuple):
@@ -52,12 +57,17 @@ def kinematics(p4: Tensor) -> Kinematics:
         p4: Four-vectors (E, px, py, pz), (..., 4) GeV.
 
     Returns:
-        Kinematics with tensors of shape (...), in GeV, rad and GeV².
+        Kinematics with tensors of shape (...), in GeV and GeV².
     """
-    mt, pt = fv.transverse_mass(p4), fv.pt(p4)
-    rounding = _ROUNDING * torch.finfo(p4.dtype).eps * p4[..., 0] ** 2
+    exact = p4.double()
+    mt, pt = fv.transverse_mass(exact), fv.pt(exact)
+    rounding = _ROUNDING * torch.finfo(p4.dtype).eps * exact[..., 0] ** 2
     mass2 = ((mt - pt) * (mt + pt) - rounding).clamp(min=0)
-    return Kinematics(pt, fv.rapidity(p4), fv.phi(p4), mt, mass2)
+    sinh_y = exact[..., 3] / mt.clamp(min=fv.TINY_GEV)
+    direction = exact[..., 1:3] / pt.clamp(min=fv.TINY_GEV)[..., None]
+    cosh_y = torch.sqrt(1 + sinh_y * sinh_y)
+    pt, mt, mass2 = (values.to(p4.dtype) for values in (pt, mt, mass2))
+    return Kinematics(pt, mt, mass2, sinh_y, cosh_y, sin_phi=direction[..., 1], cos_phi=direction[..., 0])
 
 
 def pair_features(a: Kinematics, b: Kinematics) -> Tensor:
@@ -70,13 +80,17 @@ def pair_features(a: Kinematics, b: Kinematics) -> Tensor:
     Returns:
         ln kT, ln z, ln Δ, ln m² with the arguments in GeV and GeV², clamped below at 1e-8, (..., 4).
     """
-    dy, dphi = a.y - b.y, fv.wrap_phi(a.phi - b.phi)
+    sinh_dy = (a.sinh_y * b.cosh_y - a.cosh_y * b.sinh_y).to(a.pt.dtype)
+    sin_dphi = (a.sin_phi * b.cos_phi - a.cos_phi * b.sin_phi).to(a.pt.dtype)
+    cos_dphi = (a.cos_phi * b.cos_phi + a.sin_phi * b.sin_phi).to(a.pt.dtype)
+    dy, dphi = torch.asinh(sinh_dy), torch.atan2(sin_dphi, cos_dphi)
     delta = torch.sqrt(dy * dy + dphi * dphi)
     pt_min = torch.minimum(a.pt, b.pt)
     mt_product, pt_product = a.mt * b.mt, a.pt * b.pt
     at_rest = (a.mass2 * b.mt * b.mt + a.pt * a.pt * b.mass2) / (mt_product + pt_product).clamp(min=FLOOR)
-    opening = mt_product * torch.sinh(dy / 2) ** 2 + pt_product * torch.sin(dphi / 2) ** 2
-    mass2 = a.mass2 + b.mass2 + 2 * at_rest + 4 * opening
+    square = sinh_dy * sinh_dy
+    opening = mt_product * square / (1 + torch.sqrt(1 + square)) + 2 * pt_product * torch.sin(dphi / 2) ** 2
+    mass2 = a.mass2 + b.mass2 + 2 * (at_rest + opening)
     values = (pt_min * delta, pt_min / (a.pt + b.pt).clamp(min=FLOOR), delta, mass2)
     return torch.stack(values, dim=-1).clamp(min=FLOOR).log()
 
