@@ -13,7 +13,7 @@ from hep_shared.signals import StopFlag, StopTraining
 from hep_shared.testing import same_tensors
 from jet_foundation import train as train_module
 from jet_foundation.data.preprocess import preprocess
-from jet_foundation.tasks import classification
+from jet_foundation.tasks import classification, common
 from jet_foundation.train import train
 
 SYSTEM = "system/"  # timings, the only numbers that may differ between two equal runs
@@ -107,7 +107,7 @@ def test_overfits_one_batch(tiny_config, kind):
     config = tiny_config("model.dropout=0", f"model.kind={kind}", "model.dim=16")
     torch.manual_seed(0)
     module = classification.build_model(config).train()
-    batch = next(classification.build_stream(config, "train", shuffle=True).batches())
+    batch = next(common.build_stream(config, "train", shuffle=True).batches())
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
     losses = []
     for _ in range(100):
@@ -122,14 +122,14 @@ def test_overfits_one_batch(tiny_config, kind):
 def test_all_that_is_trained_gets_a_gradient(tiny_config):
     config = tiny_config()
     module = classification.build_model(config).train()
-    batch = next(classification.build_stream(config, "train", shuffle=True).batches())
+    batch = next(common.build_stream(config, "train", shuffle=True).batches())
     classification.compute_loss(module, batch).backward()
     without = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
     assert without == []
 
 
 def test_accumulation_splits_a_batch_into_the_same_jets(tiny_config):
-    batch = next(classification.build_stream(tiny_config(), "train", shuffle=True).batches())
+    batch = next(common.build_stream(tiny_config(), "train", shuffle=True).batches())
     parts = batch.split(4)
     assert [len(part.labels) for part in parts] == [2, 2, 2, 2]
     assert torch.equal(torch.cat([part.p4 for part in parts]), batch.p4)

@@ -23,7 +23,7 @@ from jet_foundation.export import example_inputs, export_model
 from jet_foundation.models.deploy import JetClassification
 from jet_foundation.models.equilinear import EquiLinear
 from jet_foundation.simulate import simulate
-from jet_foundation.tasks import classification
+from jet_foundation.tasks import classification, common
 
 EQUILINEAR_CHANNELS, EQUILINEAR_TOKENS = 16, 4096
 
@@ -58,7 +58,7 @@ def bench(
 
 def loader_row(config: Config) -> BenchRow:
     """Read, normalise and pad whole epochs."""
-    stream = classification.build_stream(config, "train", shuffle=True)
+    stream = common.build_stream(config, "train", shuffle=True)
     epoch = [0]
 
     def work() -> None:
@@ -74,7 +74,7 @@ def loader_row(config: Config) -> BenchRow:
 def network_rows(config: Config, device: torch.device, scratch: Path) -> list[BenchRow]:
     """Training step, and classification in ONNX Runtime against PyTorch."""
     torch.manual_seed(0)
-    stream = classification.build_stream(config, "train", shuffle=True)
+    stream = common.build_stream(config, "train", shuffle=True)
     batch: Batch = next(stream.batches()).to(device)
     size = stream.batch_size
     module = classification.build_model(config).to(device).train()
@@ -87,7 +87,7 @@ def network_rows(config: Config, device: torch.device, scratch: Path) -> list[Be
     step()
     rate = size / median_time(step, 5)
     rows = [BenchRow(f"training step, batch {size}", rate, None, "jets/s", None, None, None)]
-    classes, normalization = classification.read_stamp(classification.stamp(config))
+    classes, normalization = common.read_stamp(common.stamp(config))
     model = JetClassification(module.network, normalization, classes).eval()
     file = scratch / "model.onnx"
     difference = export_model(model, file)

@@ -26,7 +26,7 @@ from hep_shared.cli import (
 from jet_foundation.data.schema import MAX_PARTICLES, FeatureSet
 
 app = typer.Typer(
-    help="Classify jets with Lorentz-equivariant and particle transformers.",
+    help="Pre-train Lorentz-equivariant and particle transformers on jets, and put them to use.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -37,7 +37,7 @@ CheckpointOption = Annotated[str, typer.Option("--checkpoint", help="best, last 
 
 @app.callback()
 def main_options(debug: DebugOption = False) -> None:
-    """Classify jets with Lorentz-equivariant and particle transformers."""
+    """Pre-train Lorentz-equivariant and particle transformers on jets, and put them to use."""
 
 
 @app.command()
@@ -121,6 +121,62 @@ def train(
 
 
 @app.command()
+def pretrain(
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    out: OutOption = Path("runs/pretrain"),
+    resume: ResumeOption = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Train an encoder to predict hidden particles; no label is used."""
+    from hep_shared.config import load_config
+    from jet_foundation.config import PRESETS, Config
+    from jet_foundation.train import train as work
+
+    overrides = ["task.kind=pretrain", *(set_ or [])]
+    chosen = load_config(Config, presets=PRESETS, preset=preset, file=config, overrides=overrides)
+    result = work(chosen, out=out, resume=resume, device=device, command=shlex.join(sys.argv))
+    if result:
+        print_result(result, as_json)
+
+
+@app.command()
+def finetune(
+    start: Annotated[Path, typer.Option("--from", help="Run directory of a pre-training.")],
+    task: Annotated[
+        Literal["classification", "regression", "generation", "super_resolution"],
+        typer.Option("--task", help="What to train the encoder for."),
+    ] = "classification",
+    mode: Annotated[
+        Literal["full", "partial", "frozen"], typer.Option("--mode", help="What of the encoder is trained.")
+    ] = "full",
+    last_k: Annotated[int, typer.Option("--last-k", min=1, help="Layers that partial trains.")] = 2,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    out: OutOption = Path("runs/finetune"),
+    resume: ResumeOption = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Train a pre-trained encoder further for a task, on its own data set or on another."""
+    from hep_shared.config import load_config
+    from jet_foundation.config import PRESETS, Config
+    from jet_foundation.train import train as work
+
+    overrides = [
+        f"task.kind={task}", f"start.run={start}", f"start.mode={mode}", f"start.last_k={last_k}",
+        *(set_ or []),
+    ]  # fmt: skip
+    chosen = load_config(Config, presets=PRESETS, preset=preset, file=config, overrides=overrides)
+    result = work(chosen, out=out, resume=resume, device=device, command=shlex.join(sys.argv))
+    if result:
+        print_result(result, as_json)
+
+
+@app.command()
 def evaluate(
     run: RunOption,
     split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
@@ -128,7 +184,7 @@ def evaluate(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how well a run tells the classes apart and draw its pictures."""
+    """Measure how well a run does its task and draw its pictures."""
     from jet_foundation.evaluate import evaluate as work
 
     print_result(work(run, split=split, device=device, checkpoint=checkpoint), as_json)

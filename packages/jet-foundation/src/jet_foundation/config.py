@@ -6,7 +6,7 @@ sees the whole configuration.
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -73,6 +73,78 @@ class ClassificationConfig(StrictModel):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of a label given to all classes.")
 
 
+class PretrainConfig(StrictModel):
+    """Hide particles and predict each of them from the others."""
+
+    kind: Literal["pretrain"] = "pretrain"
+    masking: Literal["random", "biased", "block"] = Field(
+        "random", description="Which particles are hidden: any, rather the hard ones, or a region."
+    )
+    mask_ratio: float = Field(0.3, gt=0, lt=1, description="Share of the particles of a jet that is hidden.")
+    coef_pt: float = Field(0.25, ge=0, description="Weight of the RMSE of pT.")
+    coef_eta: float = Field(0.25, ge=0, description="Weight of the mean |Δη|.")
+    coef_phi: float = Field(0.25, ge=0, description="Weight of 1 − cos Δφ.")
+    coef_energy: float = Field(0.25, ge=0, description="Weight of the RMSE of E.")
+    bias_gamma: float = Field(0.1, ge=0, description="Weight γ of the squared mean errors of pT and E.")
+    coef_mass: float = Field(0.0, ge=0, description="Weight of the constraint m² = E² − |p|².")
+
+
+class RegressionConfig(StrictModel):
+    """Predict the mass of a jet."""
+
+    kind: Literal["regression"] = "regression"
+    target: Literal["mass", "sdmass"] = Field(
+        "mass", description="Mass of the summed particles, or after soft drop."
+    )
+    huber_delta: float = Field(0.5, gt=0, description="Where the loss of ln m turns from square to linear.")
+
+
+class GenerationConfig(StrictModel):
+    """Generate the particles of a jet from what the encoder says of it, or from its class."""
+
+    kind: Literal["generation"] = "generation"
+    generator: Literal["flow", "cvae"] = Field(
+        "flow", description="Flow matching on the point cloud, or independent particles from a CVAE."
+    )
+    condition: Literal["jet", "class"] = Field("jet", description="Summary of the jet, or its class alone.")
+    num_layers: int = Field(4, ge=1, description="Layers of the flow.")
+    num_steps: int = Field(20, ge=1, description="Integration steps of the flow.")
+    latent_dim: int = Field(32, ge=1, description="Latent numbers of a particle in the CVAE.")
+    beta: float = Field(1.0, ge=0, description="Weight of the Kullback-Leibler term of the CVAE.")
+
+
+class SuperResolutionConfig(StrictModel):
+    """Complete a jet of which only the leading particles are given."""
+
+    kind: Literal["super_resolution"] = "super_resolution"
+    num_given: int = Field(30, ge=1, description="Leading particles that are given.")
+    num_total: int = Field(128, ge=2, description="Most particles of a completed jet.")
+    num_layers: int = Field(2, ge=1, description="Layers of the decoder.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.num_total <= self.num_given:
+            raise ConfigError(
+                f"task.num_total is {self.num_total} but must exceed task.num_given = {self.num_given}."
+            )
+        return self
+
+
+TaskConfig = Annotated[
+    ClassificationConfig | PretrainConfig | RegressionConfig | GenerationConfig | SuperResolutionConfig,
+    Field(discriminator="kind"),
+]
+
+
+class StartConfig(StrictModel):
+    """Where the weights of the encoder come from, and how much of it is trained further."""
+
+    run: Path | None = Field(None, description="Run directory of a pre-training; null starts from scratch.")
+    mode: Literal["full", "partial", "frozen"] = Field("full", description="What of the encoder is trained.")
+    last_k: int = Field(2, ge=1, description="Layers of the encoder that `partial` trains.")
+    lr_factor: float = Field(0.1, gt=0, description="Learning rate of the encoder over that of the head.")
+
+
 class OptimConfig(StrictModel):
     """The optimiser, AdamW, and its learning rate: linear warm-up, then a half cosine."""
 
@@ -116,7 +188,8 @@ class Config(StrictModel):
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
-    task: ClassificationConfig = ClassificationConfig()
+    task: TaskConfig = ClassificationConfig()
+    start: StartConfig = StartConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
 

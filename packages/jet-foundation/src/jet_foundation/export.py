@@ -8,22 +8,24 @@ Dimensions: B jets, N particles, C classes.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hep_shared.errors import UserError
 from hep_shared.onnx import export_onnx
 from hep_shared.run import RunDir
 from jet_foundation import __version__
-from jet_foundation.config import Config
+from jet_foundation.config import Config, StartConfig
 from jet_foundation.data.loader import pad_jets
 from jet_foundation.data.normalization import Normalization
 from jet_foundation.data.schema import DISPLACEMENT, IDENTITY, FeatureSet
 from jet_foundation.models.deploy import JetClassification
 from jet_foundation.physics.jet_table import Jets, concatenate
 from jet_foundation.physics.toy_shower import generate_toy
-from jet_foundation.tasks import TASKS
+from jet_foundation.tasks import classification
 
 OUTPUT = "probabilities"
 CHECKED_PARTICLES = (128, 1, 17)
@@ -86,8 +88,31 @@ def export(run: Path, out: Path, *, checkpoint: str = "best", atol: float = 1e-5
     """
     directory = RunDir.open(run)
     config = Config.model_validate(directory.config)
-    model = TASKS[config.task.kind].load_classification(config, directory.load_checkpoint(checkpoint))
+    model = load_model(config, directory.load_checkpoint(checkpoint), run)
     return {"output": out, "max_abs_diff": export_model(model, out, atol=atol)}
+
+
+def load_model(config: Config, checkpoint: dict[str, Any], run: Path) -> JetClassification:
+    """Build what predicts from a checkpoint.
+
+    Args:
+        config: Configuration of the run.
+        checkpoint: A checkpoint of the run.
+        run: Run directory, for the message.
+
+    Returns:
+        The classification, in evaluation mode on the CPU.
+
+    Raises:
+        UserError: The run does not classify.
+    """
+    if config.task.kind != "classification":
+        raise UserError(
+            f"{run} was trained for the task '{config.task.kind}', which is evaluated with `jet-foundation "
+            "evaluate`; give a run of the task 'classification'."
+        )
+    config = config.model_copy(update={"start": StartConfig()})  # the weights are in the checkpoint
+    return classification.load_classification(config, checkpoint)
 
 
 def export_model(model: JetClassification, out: Path, *, atol: float = 1e-5) -> float:

@@ -29,9 +29,8 @@ from jet_foundation.data.normalization import Normalization
 from jet_foundation.data.preprocess import find_source, iter_jets
 from jet_foundation.data.schema import FEATURE_SETS, MAX_PARTICLES, FeatureSet
 from jet_foundation.data.shards import open_shard
-from jet_foundation.export import OUTPUT, model_inputs
+from jet_foundation.export import OUTPUT, load_model, model_inputs
 from jet_foundation.physics.jet_table import Jets
-from jet_foundation.tasks import TASKS
 
 TREE = "predictions"
 Array = NDArray[Any]
@@ -71,8 +70,7 @@ def load_run(run: Path, device: str, *, checkpoint: str = "best") -> Predictor:
     directory = RunDir.open(run)
     config = Config.model_validate(directory.config)
     where = resolve_device(device)
-    task = TASKS[config.task.kind]
-    model = task.load_classification(config, directory.load_checkpoint(checkpoint)).to(where)
+    model = load_model(config, directory.load_checkpoint(checkpoint), run).to(where)
     feature_set = model.normalization.feature_set
 
     @torch.inference_mode()

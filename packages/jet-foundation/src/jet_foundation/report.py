@@ -15,15 +15,25 @@ from hep_shared.errors import UserError
 from hep_shared.files import atomic_write_text, reader_boundary
 from hep_shared.run import RunDir
 
-# Metric and label.
-ROWS: tuple[tuple[str, str], ...] = (
-    ("accuracy", "accuracy"),
-    ("top3_accuracy", "accuracy of the best three"),
-    ("macro_f1", "macro F1"),
-    ("auc_ovr", "AUC, one against the rest"),
-    ("auc_ovo", "AUC, one against one"),
-)
-FIGURES = ("training_curves", "roc", "confusion")
+# Where a metric has a plainer name than its own.
+LABELS = {
+    "top3_accuracy": "accuracy of the best three",
+    "macro_f1": "macro F1",
+    "auc_ovr": "AUC, one against the rest",
+    "auc_ovo": "AUC, one against one",
+    "r2": "R²",
+    "mae_gev": "mean absolute error [GeV]",
+    "rmse_gev": "RMSE [GeV]",
+    "w1_mass_gev": "W1 of the mass [GeV]",
+    "emd": "EMD [ΔR]",
+    "fpd": "FPD",
+    "kpd": "KPD",
+}
+# Tables of an evaluation beside `metrics`, by their heading.
+FURTHER = {
+    "given_only": "the given particles alone",
+    "legacy": "the historical definitions, on normalised slots",
+}
 
 
 def report(runs: Sequence[Path], out: Path) -> dict[str, object]:
@@ -58,32 +68,43 @@ def describe(path: Path) -> dict[str, Any]:
     for file in evaluations:
         with reader_boundary(file, remedy="evaluate the run again"):
             evaluation = json.loads(file.read_text())
+        tables = [{"heading": "metric", "rows": rows(evaluation["metrics"])}]
+        tables += [
+            {"heading": heading, "rows": rows(evaluation[key])}
+            for key, heading in FURTHER.items()
+            if key in evaluation
+        ]
         splits.append(
             {
                 "name": evaluation["split"],
                 "num_jets": evaluation["num_jets"],
                 "background": evaluation["classes"][0],
-                "rows": rows(evaluation),
-                "rejections": rejections(evaluation),
+                "tables": tables,
+                "rejections": rejections(evaluation["metrics"]),
             }
         )
     return {
         "name": path.name,
         "splits": splits,
-        "figures": [(name, data) for name in FIGURES for data in embedded(run, name)],
+        "task": run.config["task"]["kind"].replace("_", " "),
+        "figures": embedded(run),
         "config": json.dumps(run.config, indent=2),
         "epochs": len(run.history()),
     }
 
 
-def rows(evaluation: dict[str, Any]) -> list[dict[str, str]]:
-    """One table row a metric."""
-    return [{"label": label, "value": number(evaluation["metrics"][metric])} for metric, label in ROWS]
+def rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
+    """One table row a metric that is one number."""
+    return [
+        {"label": LABELS.get(name, name.replace("_", " ")), "value": number(value)}
+        for name, value in metrics.items()
+        if not isinstance(value, dict)
+    ]
 
 
-def rejections(evaluation: dict[str, Any]) -> list[dict[str, str]]:
+def rejections(metrics: dict[str, Any]) -> list[dict[str, str]]:
     """One table row a signal class: rejection of the background at both working points."""
-    at_30, at_50 = (evaluation["metrics"][f"rejection_{percent}"] for percent in (30, 50))
+    at_30, at_50 = (metrics.get(f"rejection_{percent}", {}) for percent in (30, 50))
     return [{"name": name, "at_30": number(at_30[name]), "at_50": number(at_50[name])} for name in at_30]
 
 
@@ -92,9 +113,9 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def embedded(run: RunDir, name: str) -> list[str]:
-    """Pictures of that name as data addresses, one a split that has it."""
+def embedded(run: RunDir) -> list[tuple[str, str]]:
+    """Name and data address of every picture of the run."""
     return [
-        "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
-        for file in sorted((run.path / "figures").glob(f"*{name}.png"))
+        (file.stem, "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode())
+        for file in sorted((run.path / "figures").glob("*.png"))
     ]

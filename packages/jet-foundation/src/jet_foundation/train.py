@@ -33,11 +33,10 @@ from jet_foundation.evaluate import evaluate
 from jet_foundation.export import export
 from jet_foundation.simulate import simulate
 from jet_foundation.tasks import TASKS
+from jet_foundation.tasks.common import ENCODER, build_streams, check_stamp, continued, stamp
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
-# The metrics that a finished training prints; all of them are in the run directory.
-HEADLINE = ("accuracy", "top3_accuracy", "macro_f1", "auc_ovr", "auc_ovo")
 
 
 @dataclass
@@ -83,6 +82,7 @@ def train(config: Config, *, out: Path, resume: bool, device: str, command: str)
         UserError: For a configuration, an input file or a checkpoint that cannot be used.
         StopTraining: After SIGTERM or SIGUSR1, once the state is saved.
     """
+    config = continued(config)
     settings = config.train
     world = init_world(resolve_device(device))
     seed_everything(settings.seed)  # every rank starts from the same weights
@@ -91,12 +91,13 @@ def train(config: Config, *, out: Path, resume: bool, device: str, command: str)
         config = with_data(config, out)
     world.barrier()
     config = with_data(config, out)  # the other ranks find the files
-    train_stream, validation_stream = task.build_streams(config, world)
+    train_stream, validation_stream = build_streams(config, world)
     model = task.build_model(config).to(world.device)
     ema = Ema(model, settings.ema_decay)
-    optimizer = adamw(
-        model, lr=config.optim.lr, weight_decay=config.optim.weight_decay, groups=config.optim.lr_factors
-    )
+    factors = config.optim.lr_factors
+    if config.start.run is not None and config.start.mode != "frozen":
+        factors = {ENCODER.rstrip("."): config.start.lr_factor} | factors
+    optimizer = adamw(model, lr=config.optim.lr, weight_decay=config.optim.weight_decay, groups=factors)
     num_steps = settings.epochs * len(train_stream)
     schedule = cosine_with_warmup(
         optimizer,
@@ -113,7 +114,7 @@ def train(config: Config, *, out: Path, resume: bool, device: str, command: str)
     run = open_run(config, world, out=out, resume=resume, command=command)
     if run.has_checkpoint("last"):
         checkpoint = run.load_checkpoint("last", map_location=world.device)
-        task.check_stamp(config, checkpoint["stamp"], run.path)
+        check_stamp(config, checkpoint["stamp"], run.path)
         check_data(checkpoint["data"], train_stream.signature, run.path)
         restore(checkpoint, **state)
         log.info("resumed %s at epoch %d, batch %d", run.path, cursor.epoch + 1, cursor.batch)
@@ -124,7 +125,7 @@ def train(config: Config, *, out: Path, resume: bool, device: str, command: str)
                 {
                     **capture(**state),
                     "config": run.config,
-                    "stamp": task.stamp(config),
+                    "stamp": stamp(config),
                     "data": train_stream.signature,
                 },
                 step=cursor.step,
@@ -257,11 +258,13 @@ def finish(config: Config, run: RunDir, device: str) -> dict[str, Any]:
         What goes to the terminal.
     """
     result: dict[str, Any] = {"run": run.path, "best_val_loss": run.best_metric}
-    if "export" in config.train.finish:
+    task = TASKS[config.task.kind]
+    steps = [step for step in config.train.finish if step in task.FINISH]
+    if "export" in steps:
         result["onnx"] = export(run.path, run.path / "model.onnx")["output"]
-    if "evaluate" in config.train.finish:
+    if "evaluate" in steps:
         evaluation = evaluate(run.path, device=device)
-        result |= {name: evaluation["metrics"][name] for name in HEADLINE}
+        result |= {name: evaluation["metrics"][name] for name in task.HEADLINE}
         result["figures"] = run.path / "figures"
     return result
 

@@ -13,12 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jet_foundation.metrics.generation import wasserstein_1d
+from jet_foundation.metrics.regression import r_squared
+from jet_foundation.physics import fourvectors as fv
 
 Array = NDArray[Any]
 
 MMD_SLOTS, MMD_PARTICLES = 30, 5000
 KL_BINS, KL_FLOOR = 50, 1e-10
 REAL_ABOVE = 0.1  # of the normalised pT
+# Mean and width of ln(1 + pT) and ln(1 + E) in GeV and of Δη in the data set of the historical numbers.
+PT_MEAN, PT_STD, ETA_STD, ENERGY_MEAN, ENERGY_STD = 2.119, 1.055, 0.214, 2.411, 1.105
 
 
 def mass_resolution(predicted: Array, true: Array) -> float:
@@ -32,6 +36,97 @@ def mass_resolution(predicted: Array, true: Array) -> float:
         std(predicted − true) / mean|true|.
     """
     return float((predicted - true).std() / np.abs(true).mean())
+
+
+def legacy_mass_metrics(predicted_gev: Array, true_gev: Array) -> dict[str, float]:
+    """The historical metrics of the mass regression, on z-scores of the true masses.
+
+    Args:
+        predicted_gev: (J,) GeV.
+        true_gev: (J,) GeV.
+
+    Returns:
+        `mse`, `mae`, `r2` and `mass_resolution`.
+    """
+    mean, std = true_gev.mean(), max(float(true_gev.std()), 1e-12)
+    predicted, true = (predicted_gev - mean) / std, (true_gev - mean) / std
+    return {
+        "mse": float(((predicted - true) ** 2).mean()),
+        "mae": float(np.abs(predicted - true).mean()),
+        "r2": r_squared(predicted, true),
+        "mass_resolution": mass_resolution(predicted, true),
+    }
+
+
+def legacy_columns(p4: Array, valid_mask: Array) -> Array:
+    """Normalised slots as the historical metrics read them, zero where padded.
+
+    Args:
+        p4: Four-vectors (E, px, py, pz), (J, N, 4) GeV.
+        valid_mask: True where a particle is real, (J, N).
+
+    Returns:
+        (ln(1 + pT) − 2.119)/1.055, Δη/0.214, Δφ, (ln(1 + E) − 2.411)/1.105, (J, N, 4), by falling pT.
+    """
+    p4 = np.where(valid_mask[..., None], p4, 0.0).astype(np.float64)
+    order = np.argsort(-fv.pt(p4), axis=1, kind="stable")
+    p4, valid_mask = np.take_along_axis(p4, order[..., None], 1), np.take_along_axis(valid_mask, order, 1)
+    jet = p4.sum(axis=1, keepdims=True)
+    columns = np.stack(
+        [
+            (np.log1p(fv.pt(p4)) - PT_MEAN) / PT_STD,
+            (fv.eta(p4) - fv.eta(jet)) / ETA_STD,
+            fv.wrap_phi(fv.phi(p4) - fv.phi(jet)),
+            (np.log1p(p4[..., 0]) - ENERGY_MEAN) / ENERGY_STD,
+        ],
+        axis=-1,
+    )
+    return np.where(valid_mask[..., None], columns, 0.0)
+
+
+def legacy_generation_metrics(
+    true: Array, true_mask: Array, generated: Array, generated_mask: Array, *, seed: int = 0
+) -> dict[str, float]:
+    """The historical metrics of generated jets.
+
+    Args:
+        true: Four-vectors, (J, N, 4) GeV.
+        true_mask: True where a particle is real, (J, N).
+        generated: Four-vectors, (J, N', 4) GeV.
+        generated_mask: True where a particle exists, (J, N').
+        seed: Seed of the particles drawn for `mmd`.
+
+    Returns:
+        `mmd`, `pt_kl_divergence` and `marginal_histogram_mse`.
+    """
+    a, b = legacy_columns(true, true_mask), legacy_columns(generated, generated_mask)
+    return {
+        "mmd": mmd(a, b, np.random.default_rng(seed)),
+        "pt_kl_divergence": pt_kl_divergence(a, b),
+        "marginal_histogram_mse": marginal_histogram_mse(a, b),
+    }
+
+
+def legacy_resolution_metrics(
+    true: Array, true_mask: Array, generated: Array, generated_mask: Array
+) -> dict[str, float]:
+    """The historical metrics of super-resolved jets.
+
+    Args:
+        true: Four-vectors, (J, N, 4) GeV.
+        true_mask: True where a particle is real, (J, N).
+        generated: Four-vectors, (J, N, 4) GeV.
+        generated_mask: True where a particle exists, (J, N).
+
+    Returns:
+        `chamfer`, `pt_emd` and `multiplicity_error`.
+    """
+    a, b = legacy_columns(true, true_mask), legacy_columns(generated, generated_mask)
+    return {
+        "chamfer": chamfer(a, b),
+        "pt_emd": pt_emd(a, b),
+        "multiplicity_error": multiplicity_error(a, b),
+    }
 
 
 def mmd(true: Array, generated: Array, rng: np.random.Generator) -> float:

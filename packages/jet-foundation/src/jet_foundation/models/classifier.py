@@ -6,7 +6,7 @@ Dimensions: B jets, N particles, F features, C channels.
 from torch import Tensor, nn
 
 from jet_foundation.models.attention import ClassAttention
-from jet_foundation.models.encoder import JetEncoder, LorentzParTEncoder
+from jet_foundation.models.encoder import JetEncoder
 
 
 class JetClassifier(nn.Module):
@@ -24,11 +24,6 @@ class JetClassifier(nn.Module):
         self.encoder = encoder
         self.class_attention = ClassAttention(encoder.dim, num_heads, num_layers=num_layers)
         self.head = nn.Linear(encoder.dim, num_classes)
-        if isinstance(encoder, LorentzParTEncoder):
-            # A class is invariant: the equivariant output is not read, and torchrun must not wait for its
-            # gradients.
-            encoder.gate.requires_grad_(False)
-            encoder.out_linear.requires_grad_(False)
 
     def forward(self, p4: Tensor, features: Tensor, valid_mask: Tensor) -> Tensor:
         """Classify jets.
@@ -41,7 +36,6 @@ class JetClassifier(nn.Module):
         Returns:
             Logits, (B, num_classes).
         """
-        encoded = self.encoder(p4, features, valid_mask)
-        tokens = encoded[0] if isinstance(encoded, tuple) else encoded
+        tokens = self.encoder.tokens(p4, features, valid_mask)
         logits: Tensor = self.head(self.class_attention(tokens, valid_mask))
         return logits

@@ -70,18 +70,19 @@ class JetClassification(nn.Module):
         return logits.float().softmax(dim=-1)
 
 
-def kinematic_features(p4: Tensor, valid_mask: Tensor) -> Tensor:
+def kinematic_features(p4: Tensor, valid_mask: Tensor, axis_mask: Tensor | None = None) -> Tensor:
     """Features of the set `kin`, before normalisation.
 
     Args:
         p4: Four-vectors (E, px, py, pz), zero in padded slots, (B, N, 4) GeV.
         valid_mask: True where a particle is real, (B, N).
+        axis_mask: True where a particle counts for the jet, (B, N); None counts all real ones.
 
     Returns:
         ln pT, ln E, ln pT/pT_jet, ln E/E_jet, ΔR, Δη sign(η_jet), Δφ, (B, N, 7); finite in padded slots.
     """
     p4 = torch.where(valid_mask[..., None], p4, p4.new_tensor([1.0, 1.0, 0.0, 0.0]))
-    weight = valid_mask[..., None].double()
+    weight = (valid_mask if axis_mask is None else axis_mask)[..., None].double()
     jet = (p4.double() * weight).sum(dim=1, keepdim=True).to(p4.dtype)  # exact for any order of the particles
     log_pt = fv.pt(p4).clamp_min(fv.TINY_GEV).log()
     log_energy = p4[..., 0].log()

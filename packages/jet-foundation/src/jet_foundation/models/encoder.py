@@ -14,7 +14,7 @@ Dimensions: B jets, N particles, T real particles of all jets, C channels, K mul
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -134,6 +134,66 @@ class JetEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
         self.hidden_token = nn.Parameter(0.02 * torch.randn(dim)) if hidden_tokens else None
+        self._trained_parts: list[nn.Module] | None = None  # None trains everything
+
+    @property
+    def is_equivariant(self) -> bool:
+        """Whether the encoder also gives a multivector per particle."""
+        return False
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nothing of the encoder is trained."""
+        return self._trained_parts == []
+
+    def freeze(self, num_layers: int) -> None:
+        """Stop training all but the last layers and the norm behind them.
+
+        What is frozen stays in evaluation mode: no dropout, and running statistics that do not move.
+
+        Args:
+            num_layers: Layers that are still trained; 0 freezes the norm too.
+        """
+        self.requires_grad_(False)
+        first = max(len(self.blocks) - num_layers, 0)
+        self._trained_parts = [*self.blocks[first:], self.norm] if num_layers else []
+        for part in self._trained_parts:
+            part.requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of what is trained.
+
+        Args:
+            mode: Training or evaluation.
+
+        Returns:
+            The encoder.
+        """
+        super().train(mode and self._trained_parts is None)
+        for part in self._trained_parts or []:
+            part.train(mode)
+        self.training = mode
+        return self
+
+    def tokens(self, p4: Tensor, features: Tensor, valid_mask: Tensor) -> Tensor:
+        """Encode jets, without gradients when nothing of the encoder is trained.
+
+        Args:
+            p4: Four-vectors (E, px, py, pz), (B, N, 4) GeV.
+            features: Normalised features, (B, N, F).
+            valid_mask: True where a particle is real, (B, N).
+
+        Returns:
+            Particles, (B, N, C); zero in padded slots.
+        """
+        if self.is_frozen and torch.is_grad_enabled():
+            with torch.no_grad():
+                encoded = self(p4, features, valid_mask)
+        else:
+            encoded = self(p4, features, valid_mask)
+        tokens: Tensor = encoded[0] if isinstance(encoded, tuple) else encoded
+        return tokens
 
     def _encode(self, inputs: Tensor, p4: Tensor, valid_mask: Tensor, visible: Tensor) -> Tensor:
         """Embed the visible particles, mark the hidden ones, and let all attend to each other."""
@@ -284,6 +344,11 @@ class LorentzParTEncoder(JetEncoder):
         self.reference_linear = EquiLinear(1 + len(vectors), mv_channels)
         self.gate = nn.Linear(dim, 2 * mv_channels)
         self.out_linear = EquiLinear(2 * mv_channels, 1)
+
+    @property
+    def is_equivariant(self) -> bool:
+        """Whether the encoder also gives a multivector per particle."""
+        return True
 
     def forward(
         self,

@@ -1,34 +1,38 @@
 """Tell the classes of jets apart.
 
-The task owns what is specific to it: the network with its head, the streams of jets, the loss and the numbers
-a validation reports. The loop in `train.py` knows none of it.
+    background rejection = 1 / ε_B at ε_S = 0.3 and 0.5 with the score p_S / (p_S + p_B)
+
+where the first class of the data set, QCD in JetClass, is the background. The task owns what is
+specific to it: the network with its head, the loss and the numbers a validation reports. The loop in
+`train.py` knows none of it.
 
 Dimensions: B jets, N particles, F features, C classes.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hep_shared.amp import Amp
 from hep_shared.distributed import World
-from hep_shared.errors import CheckpointError, ConfigError
-from jet_foundation.config import Config
-from jet_foundation.data.features import FEATURE_NAMES
-from jet_foundation.data.loader import Batch, JetDataset, JetLoader, narrowed
-from jet_foundation.data.normalization import Normalization
-from jet_foundation.data.shards import read_info
+from jet_foundation import plots
+from jet_foundation.config import ClassificationConfig, Config
+from jet_foundation.data.loader import Batch, JetLoader
 from jet_foundation.losses import classification_loss
-from jet_foundation.metrics.classification import accuracy, auc_one_vs_rest
+from jet_foundation.metrics import classification as metrics
 from jet_foundation.models.classifier import JetClassifier
 from jet_foundation.models.deploy import JetClassification
-from jet_foundation.models.encoder import JetEncoder, LorentzParTEncoder, ParTEncoder
+from jet_foundation.tasks.common import build_encoder, load_averaged, num_features, read_stamp, stamp
 
-LORENTZ_ONLY = {"mv_channels", "spurions"}
+HEADLINE = ("accuracy", "top3_accuracy", "macro_f1", "auc_ovr", "auc_ovo")
+FINISH = ("evaluate", "export")
+WORKING_POINTS = (0.3, 0.5)
+Array = NDArray[Any]
 
 
 class ClassificationModule(nn.Module):
@@ -73,115 +77,16 @@ def build_model(config: Config, conventions: Mapping[str, str] | None = None) ->
     Returns:
         The module on the CPU with fresh weights.
     """
-    model = config.model
-    classes, normalization = read_stamp(conventions or stamp(config))
-    num_features = len(FEATURE_NAMES[normalization.feature_set])
-    options = model.model_dump(exclude={"kind", "num_class_layers"})
-    encoder: JetEncoder
-    if model.kind == "lorentz_part":
-        encoder = LorentzParTEncoder(num_features, **options)
-    else:
-        common = {name: value for name, value in options.items() if name not in LORENTZ_ONLY}
-        encoder = ParTEncoder(num_features, **common)
+    assert isinstance(config.task, ClassificationConfig)
+    conventions = conventions or stamp(config)
+    classes, _ = read_stamp(conventions)
     network = JetClassifier(
-        encoder, len(classes), num_heads=model.num_heads, num_layers=model.num_class_layers
+        build_encoder(config, num_features(conventions)),
+        len(classes),
+        num_heads=config.model.num_heads,
+        num_layers=config.model.num_class_layers,
     )
     return ClassificationModule(network, config.task.label_smoothing)
-
-
-def data_path(config: Config) -> Path:
-    """Directory of the data set.
-
-    Args:
-        config: The whole configuration.
-
-    Returns:
-        The directory.
-
-    Raises:
-        ConfigError: The configuration names none.
-    """
-    if config.data.path is None:
-        raise ConfigError(
-            "data.path names no data set; give one made by `jet-foundation preprocess`, for example "
-            "--set data.path=jets."
-        )
-    return config.data.path
-
-
-def build_streams(config: Config, world: World) -> tuple[JetLoader, JetLoader]:
-    """Open the training and the validation jets.
-
-    Args:
-        config: The whole configuration.
-        world: This process and its fellows.
-
-    Returns:
-        Shuffled training stream and ordered validation stream of this rank.
-
-    Raises:
-        UserError: For a data set that cannot be used, or too few jets.
-    """
-    share = world.size * config.train.accumulation_steps
-    if config.data.batch_size % share:
-        raise ConfigError(
-            f"data.batch_size is {config.data.batch_size}, which {world.size} processes times "
-            f"train.accumulation_steps = {config.train.accumulation_steps} do not divide; "
-            f"use a multiple of {share}."
-        )
-    return build_stream(config, "train", world, shuffle=True), build_stream(config, "validation", world)
-
-
-def build_dataset(config: Config, split: str) -> JetDataset:
-    """Open the jets of one split.
-
-    Args:
-        config: The whole configuration.
-        split: `train`, `validation` or `test`.
-
-    Returns:
-        The jets.
-
-    Raises:
-        UserError: The data set cannot be used.
-    """
-    names = {"train": "train", "validation": "val", "test": "test"}
-    if split not in names:
-        raise ConfigError(f"--split is '{split}'; choose one of {', '.join(names)}.")
-    return JetDataset(
-        data_path(config),
-        names[split],
-        feature_set=config.data.feature_set,
-        max_jets=config.data.max_train_jets if split == "train" else None,
-    )
-
-
-def build_stream(
-    config: Config, split: str, world: World | None = None, *, shuffle: bool = False
-) -> JetLoader:
-    """Open the batches of one split.
-
-    Args:
-        config: The whole configuration.
-        split: `train`, `validation` or `test`.
-        world: This process and its fellows; None for a single process.
-        shuffle: Random order and whole batches, for training.
-
-    Returns:
-        The stream.
-
-    Raises:
-        UserError: The data set cannot be used, or has too few jets.
-    """
-    size = world.size if world else 1
-    return JetLoader(
-        build_dataset(config, split),
-        config.data.batch_size // size,
-        seed=config.train.seed,
-        shuffle=shuffle,
-        rank=world.rank if world else 0,
-        world_size=size,
-    )
 
 
 def compute_loss(forward: nn.Module, batch: Batch) -> Tensor:
@@ -228,54 +133,9 @@ def validate(module: ClassificationModule, stream: JetLoader, world: World, amp:
     truth = world.gather_rows(np.concatenate(labels))
     return {
         **means,
-        "val_accuracy": accuracy(everything, truth),
-        "val_auc_ovr": auc_one_vs_rest(everything, truth),
+        "val_accuracy": metrics.accuracy(everything, truth),
+        "val_auc_ovr": metrics.auc_one_vs_rest(everything, truth),
     }
-
-
-def stamp(config: Config) -> dict[str, str]:
-    """What a network takes from its data set, and what must agree when it is used again.
-
-    Args:
-        config: The whole configuration.
-
-    Returns:
-        Classes and normalisation, as text.
-    """
-    info = read_info(data_path(config))
-    normalization = narrowed(info.normalization, config.data.feature_set or info.feature_set)
-    return {"classes": ",".join(info.classes), "normalization": normalization.model_dump_json()}
-
-
-def read_stamp(found: Mapping[str, str]) -> tuple[tuple[str, ...], Normalization]:
-    """Turn a stamp back into classes and normalisation.
-
-    Args:
-        found: What `stamp` gave.
-
-    Returns:
-        Class names and the normalisation.
-    """
-    return tuple(found["classes"].split(",")), Normalization.model_validate_json(found["normalization"])
-
-
-def check_stamp(config: Config, found: Mapping[str, str], source: Path) -> None:
-    """Refuse weights that were trained on other inputs.
-
-    Args:
-        config: The whole configuration.
-        found: Stamp of the checkpoint.
-        source: Where the checkpoint is from.
-
-    Raises:
-        CheckpointError: Classes or normalisation differ.
-    """
-    for name, ours in stamp(config).items():
-        if found.get(name) != ours:
-            raise CheckpointError(
-                f"the weights in {source} were trained with other {name} than those of {config.data.path}; "
-                "use the data set and the data.feature_set of that run."
-            )
 
 
 def load_classification(config: Config, checkpoint: Mapping[str, Any]) -> JetClassification:
@@ -289,9 +149,82 @@ def load_classification(config: Config, checkpoint: Mapping[str, Any]) -> JetCla
         The classification in evaluation mode, with the averaged weights, on the CPU.
     """
     module = build_model(config, checkpoint["stamp"])
-    weights = checkpoint["ema"]
-    module.load_state_dict(
-        {k.removeprefix("module."): v for k, v in weights.items() if k.startswith("module.")}
-    )
+    load_averaged(module, checkpoint)
     classes, normalization = read_stamp(checkpoint["stamp"])
     return JetClassification(module.network, normalization, classes).eval()
+
+
+@torch.no_grad()
+def evaluate(
+    module: ClassificationModule, stream: JetLoader, device: torch.device
+) -> tuple[dict[str, Any], dict[str, Figure]]:
+    """Measure how well the classes are told apart.
+
+    Args:
+        module: The trained module on its device, in evaluation mode.
+        stream: Ordered jets.
+        device: Where the module is.
+
+    Returns:
+        Metrics under `metrics`, counts with true classes as rows under `confusion`, and pictures by name.
+    """
+    probabilities, labels = [], []
+    for batch in stream.batches():
+        moved = batch.to(device)
+        found = module(moved.p4, moved.features, moved.valid_mask, moved.labels)[1]
+        probabilities.append(found.cpu().numpy().astype(np.float64))
+        labels.append(batch.labels.numpy())
+    scores, truth = np.concatenate(probabilities), np.concatenate(labels)
+    classes = stream.dataset.info.classes
+    confusion = metrics.confusion_matrix(scores.argmax(axis=1), truth, len(classes))
+    figures = {
+        "confusion": plots.confusion_matrix(confusion, classes),
+        "roc": plots.roc_curves(roc_curves(scores, truth, classes), classes[0]),
+    }
+    return {"metrics": summary(scores, truth, classes), "confusion": confusion.tolist()}, figures
+
+
+def summary(probabilities: Array, labels: Array, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Name the metrics, rejections by the name of their class.
+
+    Args:
+        probabilities: (J, C).
+        labels: Class numbers, (J,).
+        classes: Class names.
+
+    Returns:
+        Metric by name; a rejection is null when no background jet passes.
+    """
+    found: dict[str, Any] = {
+        name: value
+        for name, value in metrics.classification_metrics(probabilities, labels).items()
+        if not name.startswith("rejection_")
+    }
+    for efficiency in WORKING_POINTS:
+        rejections = metrics.class_rejections(probabilities, labels, efficiency)
+        found[f"rejection_{round(100 * efficiency)}"] = {
+            classes[number]: value if np.isfinite(value) else None for number, value in rejections.items()
+        }
+    return found
+
+
+def roc_curves(
+    probabilities: Array, labels: Array, classes: tuple[str, ...]
+) -> dict[str, tuple[Array, Array]]:
+    """Efficiencies of every class against the background.
+
+    Args:
+        probabilities: (J, C).
+        labels: Class numbers, (J,).
+        classes: Class names, the background first.
+
+    Returns:
+        Signal and background efficiency by class name.
+    """
+    curves = {}
+    for number, name in enumerate(classes[1:], start=1):
+        chosen = np.isin(labels, (0, number))
+        p = probabilities[chosen]
+        score = p[:, number] / np.maximum(p[:, number] + p[:, 0], 1e-300)
+        curves[name] = metrics.roc_curve(score, labels[chosen] == number)
+    return curves
