@@ -80,6 +80,23 @@ def test_verbs_one_by_one(settings, tmp_path):
     assert json.loads(done.stdout)["num_jets"] == 10
 
 
+def test_pretrain_then_finetune(settings, tmp_path):
+    start, out = tmp_path / "start", tmp_path / "out"
+    ok("pretrain", "--out", start, "--device", "cpu", *sets(settings("train.epochs=1")))
+    items = [item for item in settings("train.epochs=1") if not item.startswith("model.")]
+    ok("finetune", "--from", start, "--task", "regression", "--mode", "frozen", "--out", out,
+       "--device", "cpu", *sets(items))  # fmt: skip
+    done = ok("evaluate", "--run", out, "--device", "cpu", "--json")
+    assert json.loads(done.stdout)["task"] == "regression"
+    done = jets("predict", "--run", out, "--input", "x.npz", "--output", tmp_path / "p.root")
+    assert_user_error(done, "x.npz")
+
+
+def test_finetune_needs_a_run(settings, tmp_path):
+    done = jets("finetune", "--from", tmp_path / "absent", "--out", tmp_path / "out", *sets(settings()))
+    assert_user_error(done, "absent", "holds no run")
+
+
 def test_predictions_of_run_and_onnx_agree(run, sample, tmp_path):
     for name, model in (("torch", ("--run", run)), ("onnx", ("--onnx", run / "model.onnx"))):
         ok("predict", *model, "--input", f"{sample}/*.root", "--batch-size", 7,

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -72,8 +73,8 @@ def test_the_set_loss_vanishes_for_the_right_set() -> None:
 def test_masked_metrics_in_physical_units() -> None:
     torch.manual_seed(0)
     true = torch.randn(50, 4).numpy()
-    predicted = true + [0.2, 0.1, 0.3, -0.2]
-    found = masked_particle_metrics(predicted, true, torch.tensor([2.0, 5.0, 2.0]).double().numpy())
+    predicted = true + np.array([0.2, 0.1, 0.3, -0.2])
+    found = masked_particle_metrics(predicted, true, np.array([2.0, 5.0, 2.0]))
     assert found["log_pt_bias"] == pytest.approx(0.1, abs=1e-6)
     assert found["log_energy_rmse"] == pytest.approx(0.1, abs=1e-6)
     assert found["deta_mae"] == pytest.approx(0.02, abs=1e-6)

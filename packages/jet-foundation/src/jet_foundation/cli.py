@@ -191,6 +191,22 @@ def evaluate(
 
 
 @app.command()
+def anomaly(
+    run: RunOption,
+    background: Annotated[str, typer.Option("--background", help="Class that counts as known.")] = "QCD",
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
+    checkpoint: CheckpointOption = "best",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Score jets by how far they lie from known ones in the embedding of a run, without labels."""
+    from jet_foundation.evaluate import anomaly as work
+
+    found = work(run, background=background, split=split, device=device, checkpoint=checkpoint)
+    print_result(found, as_json)
+
+
+@app.command()
 def predict(
     input_: Annotated[list[str], typer.Option("--input", help="File or glob; repeatable.")],
     output: Annotated[Path, typer.Option("--output", help="ROOT file to write.")],
