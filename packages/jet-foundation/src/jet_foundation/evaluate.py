@@ -111,7 +111,8 @@ def anomaly(
 
     Returns:
         What `anomaly_<split>.json` in the run directory holds: area under the curve of every other class
-        against the background, and its rejection at 50 % signal efficiency, null when no background jet passes.
+        against the background, and its rejection at 50 % signal efficiency, null when no background jet
+        passes.
 
     Raises:
         UserError: The run or its data cannot be used, or there is no such class or too few of its jets.
