@@ -92,6 +92,12 @@ def test_pretrain_then_finetune(settings, tmp_path):
     assert_user_error(done, "x.npz")
 
 
+def test_classes_of_a_padded_sample(samples, tmp_path):
+    names = ("--class", "gluon", "--class", "quark")
+    ok("preprocess", "--input", samples / "quarkgluon_1000.npz", "--out", tmp_path / "qg", *names)
+    assert json.loads((tmp_path / "qg" / "dataset.json").read_text())["classes"] == ["gluon", "quark"]
+
+
 def test_finetune_needs_a_run(settings, tmp_path):
     done = jets("finetune", "--from", tmp_path / "absent", "--out", tmp_path / "out", *sets(settings()))
     assert_user_error(done, "absent", "holds no run")

@@ -85,6 +85,10 @@ def preprocess(
     max_particles: Annotated[
         int, typer.Option(min=1, help="Longer jets lose their softest particles.")
     ] = MAX_PARTICLES,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="Class name of a padded sample, in the order of labels; repeatable."),
+    ] = None,
     seed: SeedOption = 42,
     as_json: JsonOption = False,
 ) -> None:
@@ -93,7 +97,7 @@ def preprocess(
 
     info = work(
         input_, out, jets_per_class=jets_per_class, feature_set=feature_set, scheme=scheme,
-        max_particles=max_particles, seed=seed,
+        max_particles=max_particles, classes=classes, seed=seed,
     )  # fmt: skip
     facts = {"classes": len(info.classes), "feature_set": info.feature_set, "num_jets": info.num_jets}
     print_result({"out": out, **facts, "mean_num_particles": info.mean_num_particles}, as_json)

@@ -199,8 +199,9 @@ def test_completed_jets_keep_what_was_given(build) -> None:
 
 
 def test_transfer_keeps_the_normalisation_of_the_start(build, samples, tmp_path) -> None:
-    """Quark-gluon jets, of which four-vectors and identities are known, after a pre-training on toy jets."""
-    preprocess([samples / "quarkgluon_1000.npz"], tmp_path / "qg", jets_per_class=40)
+    """Quark-gluon jets, after a pre-training on toy jets."""
+    classes = ("gluon", "quark")
+    preprocess([samples / "quarkgluon_1000.npz"], tmp_path / "qg", jets_per_class=40, classes=classes)
     start, out = tmp_path / "start", tmp_path / "out"
     train(build("pretrain", "data.feature_set=kin"), out=start, resume=False, device="cpu", command="test")
     config = build("classification", f"start.run={start}", f"data.path={tmp_path / 'qg'}")
