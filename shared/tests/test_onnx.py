@@ -159,3 +159,49 @@ def test_the_number_of_threads(exported, monkeypatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert open_session(exported[0]).get_session_options().intra_op_num_threads == 3
     assert open_session(exported[0], num_threads=2).get_session_options().intra_op_num_threads == 2
+
+
+class SetMean(nn.Module):
+    """Mean over a free number of real members."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor, valid_mask: torch.Tensor) -> torch.Tensor:
+        weight = valid_mask[..., None].to(x.dtype)
+        return (self.linear(x) * weight).sum(1) / weight.sum(1)
+
+
+def set_inputs(num: int) -> dict[str, torch.Tensor]:
+    return {"x": torch.randn(3, num, 3), "valid_mask": torch.arange(num).expand(3, -1) < num - 1}
+
+
+def test_further_free_axes_are_checked_at_other_lengths(tmp_path) -> None:
+    path, axes = tmp_path / "set.onnx", {"x": (1,), "valid_mask": (1,)}
+    model = SetMean()
+    differences = export_onnx(model, set_inputs(5), path, output_names=["mean"], metadata={},
+                              dynamic_axes=axes, further_examples=[set_inputs(2), set_inputs(9)])  # fmt: skip
+    assert differences["mean"] <= 1e-5
+    inputs = set_inputs(17)
+    found = open_session(path, "cpu").run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found[0], model(**inputs).numpy(), atol=1e-5)
+    with pytest.raises(ValueError, match=r"dynamic_axes names \['y'\], but the inputs are"):
+        export_onnx(model, inputs, path, output_names=["mean"], metadata={}, dynamic_axes={"y": (1,)})
+
+
+class Lengthy(SetMean):
+    """A model that takes its length for a constant while it is traced."""
+
+    def forward(self, x: torch.Tensor, valid_mask: torch.Tensor) -> torch.Tensor:
+        scale = 3.0 if torch.compiler.is_exporting() else x.shape[1] - 2.0
+        return super().forward(x, valid_mask) * scale
+
+
+def test_a_deviation_at_another_length_leaves_no_file(tmp_path) -> None:
+    axes = {"x": (1,), "valid_mask": (1,)}
+    with pytest.raises(UserError, match="output 'mean' differs from PyTorch"):
+        export_onnx(Lengthy(), set_inputs(5), tmp_path / "m.onnx", output_names=["mean"], metadata={},
+                    dynamic_axes=axes, further_examples=[set_inputs(8)])  # fmt: skip
+    assert list(tmp_path.iterdir()) == []

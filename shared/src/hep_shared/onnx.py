@@ -43,6 +43,8 @@ def export_onnx(
     metadata: Mapping[str, Any],
     atol: float = 1e-5,
     batches: Sequence[int] = (1, 2, 7),
+    dynamic_axes: Mapping[str, Sequence[int]] | None = None,
+    further_examples: Sequence[Mapping[str, Tensor]] = (),
 ) -> dict[str, float]:
     """Export a model with a free batch axis, check it and write it with its manifest.
 
@@ -55,13 +57,19 @@ def export_onnx(
         metadata: Facts for the reader, such as units and normalisation; values are strings or JSON-ready.
         atol: Largest difference allowed, relative to the largest output where that exceeds 1.
         batches: Batch sizes B to check.
+        dynamic_axes: Axes beside 0 whose length is free too, by input name, such as `{"x": (1,)}`.
+        further_examples: Inputs with other lengths of the free axes, which are checked as `inputs` are.
 
     Returns:
         Largest absolute difference found, by output name, in the output's own unit.
 
     Raises:
         UserError: If the model cannot be converted, or the outputs differ by more; no file is written.
+        ValueError: If `dynamic_axes` names no input.
     """
+    dynamic_axes = dynamic_axes or {}
+    if unknown := set(dynamic_axes) - set(inputs):
+        raise ValueError(f"dynamic_axes names {sorted(unknown)}, but the inputs are {sorted(inputs)}")
     model = copy.deepcopy(model).cpu().eval()
     # An example batch of 1 would be taken for a constant axis.
     examples = {name: tensor.detach().cpu() for name, tensor in inputs.items()}
@@ -73,7 +81,10 @@ def export_onnx(
                 (),
                 kwargs=_take(examples, num_events),
                 dynamo=True,
-                dynamic_shapes={name: {0: torch.export.Dim.DYNAMIC} for name in examples},
+                dynamic_shapes={
+                    name: dict.fromkeys((0, *dynamic_axes.get(name, ())), torch.export.Dim.DYNAMIC)
+                    for name in examples
+                },
                 output_names=list(output_names),
                 external_data=False,
                 verbose=False,
@@ -93,6 +104,9 @@ def export_onnx(
     onnx.helper.set_model_props(proto, {key: _encode(value) for key, value in facts.items()})
     data = proto.SerializeToString()
     worst = check_parity(model, data, examples, output_names, atol, batches)
+    for further in further_examples:
+        found = check_parity(model, data, further, output_names, atol, batches)
+        worst = {name: max(difference, found[name]) for name, difference in worst.items()}
     atomic_write_bytes(path, data)
     write_manifest(path)
     return worst

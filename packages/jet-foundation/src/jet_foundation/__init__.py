@@ -1,0 +1,3 @@
+"""Foundation models for jets: masked-particle pre-training and downstream tasks."""
+
+__version__ = "0.1.0"

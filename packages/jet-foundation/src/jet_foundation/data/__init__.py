@@ -1,0 +1,1 @@
+"""Files, features, normalisation and the loader."""

@@ -1,0 +1,1 @@
+"""Metrics of the four tasks; `legacy` keeps the historical definitions under their names."""

@@ -1,0 +1,1 @@
+"""Kinematics, pair features, detector, jets and generators: formulas without any network."""

@@ -1,0 +1,121 @@
+"""`jet-foundation report`: runs side by side in one HTML page that needs nothing beside it.
+
+Every number is from the runs' `evaluation_*.json`; pictures are embedded.
+"""
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from hep_shared.errors import UserError
+from hep_shared.files import atomic_write_text, reader_boundary
+from hep_shared.run import RunDir
+
+# Where a metric has a plainer name than its own.
+LABELS = {
+    "top3_accuracy": "accuracy of the best three",
+    "macro_f1": "macro F1",
+    "auc_ovr": "AUC, one against the rest",
+    "auc_ovo": "AUC, one against one",
+    "r2": "R²",
+    "mae_gev": "mean absolute error [GeV]",
+    "rmse_gev": "RMSE [GeV]",
+    "w1_mass_gev": "W1 of the mass [GeV]",
+    "emd": "EMD [ΔR]",
+    "fpd": "FPD",
+    "kpd": "KPD",
+}
+# Tables of an evaluation beside `metrics`, by their heading.
+FURTHER = {
+    "given_only": "the given particles alone",
+    "legacy": "the historical definitions, on normalised slots",
+}
+
+
+def report(runs: Sequence[Path], out: Path) -> dict[str, object]:
+    """Write the page.
+
+    Args:
+        runs: Run directories that were evaluated.
+        out: HTML file.
+
+    Returns:
+        The file and the number of runs.
+
+    Raises:
+        UserError: A run was not evaluated.
+    """
+    environment = Environment(
+        loader=PackageLoader("jet_foundation", "templates"), autoescape=True, undefined=StrictUndefined
+    )
+    entries = [describe(run) for run in runs]
+    page = environment.get_template("report.html").render(runs=entries)
+    atomic_write_text(out, page)
+    return {"output": out, "num_runs": len(entries)}
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Collect what the page shows of one run."""
+    run = RunDir.open(path)
+    evaluations = sorted(path.glob("evaluation_*.json"))
+    if not evaluations:
+        raise UserError(f"{path} was not evaluated; run `jet-foundation evaluate --run {path}` first.")
+    splits = []
+    for file in evaluations:
+        with reader_boundary(file, remedy="evaluate the run again"):
+            evaluation = json.loads(file.read_text())
+        tables = [{"heading": "metric", "rows": rows(evaluation["metrics"])}]
+        tables += [
+            {"heading": heading, "rows": rows(evaluation[key])}
+            for key, heading in FURTHER.items()
+            if key in evaluation
+        ]
+        splits.append(
+            {
+                "name": evaluation["split"],
+                "num_jets": evaluation["num_jets"],
+                "background": evaluation["classes"][0],
+                "tables": tables,
+                "rejections": rejections(evaluation["metrics"]),
+            }
+        )
+    return {
+        "name": path.name,
+        "splits": splits,
+        "task": run.config["task"]["kind"].replace("_", " "),
+        "figures": embedded(run),
+        "config": json.dumps(run.config, indent=2),
+        "epochs": len(run.history()),
+    }
+
+
+def rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
+    """One table row a metric that is one number."""
+    return [
+        {"label": LABELS.get(name, name.replace("_", " ")), "value": number(value)}
+        for name, value in metrics.items()
+        if not isinstance(value, dict)
+    ]
+
+
+def rejections(metrics: dict[str, Any]) -> list[dict[str, str]]:
+    """One table row a signal class: rejection of the background at both working points."""
+    at_30, at_50 = (metrics.get(f"rejection_{percent}", {}) for percent in (30, 50))
+    return [{"name": name, "at_30": number(at_30[name]), "at_50": number(at_50[name])} for name in at_30]
+
+
+def number(value: float | None) -> str:
+    """A number, or a dash where there is none."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def embedded(run: RunDir) -> list[tuple[str, str]]:
+    """Name and data address of every picture of the run."""
+    return [
+        (file.stem, "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode())
+        for file in sorted((run.path / "figures").glob("*.png"))
+    ]
