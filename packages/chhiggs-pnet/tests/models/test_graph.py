@@ -26,13 +26,20 @@ def test_nearest_are_found_as_by_hand():
         distances = torch.cdist(x[event], x[event])
         distances.fill_diagonal_(torch.inf)
         expected = distances.argsort(dim=1)[:, :2] + 6 * event
-        assert torch.equal(found[event], expected)
+        assert torch.equal(found[event].sort(dim=1).values, expected.sort(dim=1).values)
 
 
 def test_events_with_few_nodes_have_few_neighbors():
     valid = torch.tensor([[True, False, False], [True, True, True]])
     neighbors = nearest_neighbors(torch.ones(2, 3, 3), packing(valid), 4)
-    assert neighbors.mask.sum(dim=1).tolist() == [0, 2, 2, 2]
+    assert neighbors.mask.tolist() == [[False] * 3, *[[True, True, False]] * 3]
+    assert [rows[:2] for rows in neighbors.rows[1:].tolist()] == [[2, 3], [1, 3], [1, 2]]
+
+
+def test_one_tie_does_not_change_the_others():
+    distances = torch.tensor([[[0.0, 1.0, 2.0, 2.0], [1.0, 0, 3, 4], [2.0, 3, 0, 5], [2.0, 4, 5, 0]]])
+    neighbors = nearest_neighbors(distances, packing(torch.ones(1, 4, dtype=torch.bool)), 2)
+    assert neighbors.rows.sort(dim=1).values.tolist() == [[1, 2], [0, 2], [0, 1], [0, 1]]
 
 
 def test_rows_and_slots_are_inverse():

@@ -306,7 +306,8 @@ class Store:
             with reader_boundary(path, remedy=_REMAKE):
                 if (size := path.stat().st_size) != expected:
                     raise InputFileError(path, f"holds {size} bytes instead of {expected}", _REMAKE)
-                columns[column.name] = np.memmap(path, column.dtype, "r", shape=shape)
+                # Mapped as before, but indexing an array of the subclass costs more than copying the rows.
+                columns[column.name] = np.asarray(np.memmap(path, column.dtype, "r", shape=shape))
         return Part(name, point, columns, meta)
 
 

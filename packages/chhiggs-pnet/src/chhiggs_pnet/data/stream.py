@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from operator import itemgetter
 from typing import Any, NamedTuple, Self
 
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chhiggs_pnet.data.schema import CLASSES, FEATURE_SETS
+from chhiggs_pnet.data.schema import CLASSES, EXT14, FEATURE_SETS, NUM_NODES
 from chhiggs_pnet.data.store import Part, Store, part_name
 from chhiggs_pnet.physics.events import Array
 from chhiggs_pnet.physics.mass_points import MassPoint
@@ -30,6 +31,7 @@ from hep_shared.errors import ConfigError, InputFileError
 from hep_shared.seed import event_generator
 
 _COLUMNS = ("nodes", "valid_mask", "label", "weight", "channel", "era", "m1", "m2")
+BLOCK = 64  # batches whose small columns are gathered together
 _HYPOTHESIS, _ORDER = 1 << 40, 1 << 41  # event numbers no row has: generators of their own
 Weighting = Callable[[Array, Array], Array]
 
@@ -203,10 +205,12 @@ class EventStream:
         self._masses = np.array([(p.mHc, p.mA) for p in self.points])
         self.names = [part_name("signal", point) for point in self.points] + list(CLASSES[1:])
         self._rows = [usable_rows(store.part(name), folds, channel) for name in self.names]
-        self._scale = [
-            1.0 / max(float(np.abs(store.part(name).columns["weight"][rows]).mean()), 1e-300)
-            for name, rows in zip(self.names, self._rows, strict=True)
-        ]
+        self._scale = np.array(
+            [
+                1.0 / max(float(np.abs(store.part(name).columns["weight"][rows]).mean()), 1e-300)
+                for name, rows in zip(self.names, self._rows, strict=True)
+            ]
+        )
         smallest = min(len(rows) for rows in self._rows[: len(self.points)])
         self._per_class = (events_per_point or smallest) * len(self.points)
         self.num_batches = self._per_class * len(CLASSES) // batch_size
@@ -267,37 +271,71 @@ class EventStream:
             Batches of `batch_size` / `world_size` events.
         """
         plan = self.plan(epoch)
-        for number in range(start, self.num_batches):
-            chosen = slice(number * self._batch_size, (number + 1) * self._batch_size)
-            part, row, point = plan.part[chosen], plan.row[chosen], plan.point[chosen]
+        for first in range(start, self.num_batches, BLOCK):
+            yield from self._block(plan, epoch, first, min(first + BLOCK, self.num_batches))
+
+    def _block(self, plan: Plan, epoch: int, first: int, last: int) -> Iterator[EventBatch]:
+        """Yield some batches; all but their nodes is gathered once for all of them."""
+        size = self._batch_size
+        part, row, point = (column[first * size : last * size] for column in plan[:3])
+        columns = self._gather(part, row)
+        raw, masses = columns["weight"] * self._scale[part], self._masses[point]
+        num_nodes = columns["valid_mask"].sum(axis=1)
+        whole = {
+            "masses": torch.from_numpy(masses.astype(np.float32)),
+            "pair_masses": torch.from_numpy(np.stack([columns["m1"], columns["m2"]], axis=1)),
+            "valid_mask": torch.from_numpy(columns["valid_mask"]),
+        } | {name: torch.from_numpy(columns[name].astype(np.int64)) for name in ("label", "channel", "era")}
+        for number in range(first, last):
+            begin = (number - first) * size
+            mine = slice(begin, begin + size)
             # Weights are normalised over the whole batch, so every rank looks at all of them.
-            raw = np.empty(len(row))
-            for index in np.unique(part):
-                mine = part == index
-                column = np.asarray(self._store.part(self.names[index]).columns["weight"])
-                raw[mine] = column[row[mine]] * self._scale[index]
-            masses = self._masses[point]
-            weight = self._weighting(raw, masses)
-            share = slice(self._rank, None, self._world_size)
-            columns = self._gather(part[share], row[share])
-            fixed = self._masses[plan.fixed[number]]
-            name = f"of {len(row)} events, number {number} of epoch {epoch + 1}"
-            yield to_tensors(columns, masses[share], weight[share], fixed, name)
+            weight = self._weighting(raw[mine], masses[mine])[self._rank :: self._world_size]
+            share = slice(begin + self._rank, begin + size, self._world_size)
+            num_slots = int(num_nodes[share].max(initial=1))
+            tensors = {name: tensor[share] for name, tensor in whole.items()}
+            tensors["valid_mask"] = tensors["valid_mask"][:, :num_slots].contiguous()
+            fixed = torch.from_numpy(self._masses[plan.fixed[number]].astype(np.float32))
+            yield EventBatch(
+                nodes=torch.from_numpy(self._nodes(part[share], row[share], num_slots)),
+                weight=torch.from_numpy(weight.astype(np.float32)),
+                fixed_masses=fixed.expand(len(weight), 2),
+                name=f"of {size} events, number {number} of epoch {epoch + 1}",
+                **tensors,
+            )
+
+    def _segments(self, part: Array) -> Iterator[tuple[Array, dict[str, Array]]]:
+        """Entries of each part of a selection, and the columns of that part."""
+        order = np.argsort(part, kind="stable")
+        bounds = [*np.flatnonzero(np.diff(part[order], prepend=-1)).tolist(), len(order)]
+        for begin, end in pairwise(bounds):
+            chosen = order[begin:end]
+            yield chosen, self._store.part(self.names[part[chosen[0]]]).columns
 
     def _gather(self, part: Array, row: Array) -> dict[str, Array]:
-        width = len(FEATURE_SETS[self._features])
-        order = np.argsort(part, kind="stable")
-        bounds = np.flatnonzero(np.diff(part[order], prepend=-1))
+        """All columns but the nodes."""
         out: dict[str, Array] = {}
-        for chosen in np.split(order, bounds[1:]):
-            columns = self._store.part(self.names[part[chosen[0]]]).columns
-            for name in _COLUMNS:
-                column = np.asarray(columns[name])  # indexing a memmap costs more than copying the rows
+        for chosen, columns in self._segments(part):
+            rows = row[chosen]
+            for name in _COLUMNS[1:]:
                 if name not in out:
-                    out[name] = np.empty((len(row), *column.shape[1:]), column.dtype)
-                out[name][chosen] = column[row[chosen]]
-        out["nodes"] = out["nodes"][..., :width]
+                    out[name] = np.empty((len(row), *columns[name].shape[1:]), columns[name].dtype)
+                out[name][chosen] = columns[name][rows]
         return out
+
+    def _nodes(self, part: Array, row: Array, num_slots: int) -> Array:
+        """Nodes, cut to some slots and to the features."""
+        width = len(FEATURE_SETS[self._features])
+        grouped = np.empty((len(row), NUM_NODES, len(EXT14)), np.float32)
+        place = np.empty(len(row), np.int64)
+        begin = 0
+        for chosen, columns in self._segments(part):
+            end = begin + len(chosen)
+            # "clip" spares a copy for the case of a bad index, which there is not.
+            np.take(columns["nodes"], row[chosen], axis=0, out=grouped[begin:end], mode="clip")
+            place[chosen] = np.arange(begin, end)
+            begin = end
+        return grouped[place, :num_slots, :width]
 
 
 class PointEvents(NamedTuple):

@@ -66,6 +66,9 @@ class Packing(NamedTuple):
             (B, C); zero for an event without nodes.
         """
         weight = self.valid_mask.to(x.dtype)
+        if self.rows is not None:
+            total = x.new_zeros(len(weight), x.shape[-1]).index_add(0, self.event, x)
+            return total / weight.sum(dim=1, keepdim=True).clamp(min=1.0)
         total = (self.dense(x) * weight.unsqueeze(-1)).sum(dim=1)
         return total / weight.sum(dim=1, keepdim=True).clamp(min=1.0)
 
@@ -74,7 +77,7 @@ class Neighbors(NamedTuple):
     """Nearest neighbours of each row."""
 
     rows: Tensor
-    """Rows, (V, K) int64; any row where there is no neighbour."""
+    """Rows, (V, K) int64; any row where there is no neighbour, which is after the real ones."""
     mask: Tensor | None
     """True for a neighbour, (V, K); None when all are there."""
 
@@ -141,20 +144,28 @@ def nearest_neighbors(distances: Tensor, graph: Packing, k: int) -> Neighbors:
         k: Neighbours K wanted; an event of n nodes has n − 1.
 
     Returns:
-        The neighbours.
+        The neighbours, in any order.
     """
-    num_slots = graph.valid_mask.shape[1]
+    num_events, num_slots = graph.valid_mask.shape
     k = min(k, num_slots)
     self_pair = torch.eye(num_slots, dtype=torch.bool, device=distances.device)
     distances = distances.masked_fill(self_pair | ~graph.valid_mask.unsqueeze(1), torch.inf)
     if torch.compiler.is_exporting():
         chosen, slots = distances.topk(k, dim=-1, largest=False)
-    else:
-        chosen, slots = distances.sort(dim=-1, stable=True)
-        chosen, slots = chosen[..., :k], slots[..., :k]
-    exists = graph.pack(torch.isfinite(chosen))
-    offset = torch.arange(len(slots), device=slots.device).view(-1, 1, 1) * num_slots
-    index = graph.row_of_slot.reshape(-1)[graph.pack(slots + offset)]
-    if not torch.compiler.is_exporting() and bool(exists.all()):
-        return Neighbors(index, None)
-    return Neighbors(index, exists)
+        exists = graph.pack(torch.isfinite(chosen))
+        offset = torch.arange(num_events, device=slots.device).view(-1, 1, 1) * num_slots
+        return Neighbors(graph.row_of_slot.reshape(-1)[graph.pack(slots + offset)], exists)
+    distances = graph.pack(distances)  # (V, P)
+    is_near = (distances <= distances.kthvalue(k, dim=-1, keepdim=True).values) & torch.isfinite(distances)
+    count = is_near.sum(dim=1)
+    if bool((count > k).any()):  # equal distances at the border
+        slots = distances.sort(dim=-1, stable=True).indices[:, :k]
+        is_near = torch.zeros_like(is_near).scatter_(1, slots, True) & torch.isfinite(distances)
+        count = is_near.sum(dim=1)
+    row, slot = is_near.nonzero(as_tuple=True)
+    source = graph.row_of_slot[graph.event[row], slot]
+    if bool((count == k).all()):
+        return Neighbors(source.view(-1, k), None)
+    exists = torch.arange(k, device=count.device) < count.unsqueeze(1)
+    index = torch.zeros(exists.shape, dtype=source.dtype, device=source.device)
+    return Neighbors(index.masked_scatter_(exists, source), exists)
