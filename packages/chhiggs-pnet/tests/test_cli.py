@@ -127,7 +127,7 @@ def test_heatmap_leaves_unphysical_cells_blank(run):
         assert (run / "figures" / f"{name}.png").exists()
 
 
-@pytest.mark.parametrize("against", ["dedicated", "nearest", "bdt"])
+@pytest.mark.parametrize("against", ["dedicated", "nearest", "bdt_blind"])
 def test_compare(run, tmp_path_factory, against):
     out = tmp_path_factory.getbasetemp() / "compare"  # dedicated and nearest share a network
     done = ok(
@@ -140,6 +140,9 @@ def test_compare(run, tmp_path_factory, against):
     overall = next(row for row in rows if row["statistic"] == "auc" and row["background"] == "all")
     assert overall["difference"] == pytest.approx(overall["value"] - overall["reference"])
     assert overall["lower"] < overall["difference"]
+    for row in json.loads((out / f"compare_{against}.json").read_text())["dependence"]:
+        assert 0 <= row["dcor_m1"] <= 1
+        assert 0 <= row["reference_dcor_m1"] <= 1
     if against == "dedicated":
         folders = {path.name for path in (out / "dedicated" / "fold4_seed42_events").iterdir()}
         assert folders == {"MHc130_MA95", "MHc130_MA88"}

@@ -162,7 +162,7 @@ def heatmap(
 def compare(
     run: RunsOption,
     out: OutOption = Path("runs/compare"),
-    against: Annotated[str, typer.Option(help="dedicated, nearest, bdt or a run directory.")] = "dedicated",
+    against: Annotated[str, typer.Option(help="dedicated, nearest, bdt, bdt_blind or a run.")] = "dedicated",
     points: PointsOption = None,
     budget: Annotated[str, typer.Option(help="Of a dedicated network: equal updates or events.")] = "updates",
     num_resamples: Annotated[int, typer.Option(min=10, help="Bootstrap resamples.")] = 200,

@@ -8,7 +8,9 @@ after Holm's correction over points and backgrounds.
 References:
 - `dedicated`   a network trained at that very point, untrained points included
 - `nearest`     the dedicated network of the nearest training point, evaluated at its own masses
-- `bdt`         boosted decision trees on the same folds, with the hypothesis among their inputs
+- `bdt`         boosted decision trees on the same folds, with the hypothesis and its distance to the pair
+                masses among their inputs
+- `bdt_blind`   the same without the pair masses: the peer of a network with model.pair_masses false
 - a directory   another run on the same fold, for example with model.kind deepsets
 """
 
@@ -37,6 +39,7 @@ from hep_shared.distributed import World
 from hep_shared.errors import UserError
 from hep_shared.files import atomic_write_json
 
+REFERENCES = ("dedicated", "nearest", "bdt", "bdt_blind")
 AUC_MARGIN, RATIO_MARGIN = -0.005, 0.95
 NUM_RESAMPLES = 200
 BDT_EVENTS = 20_000  # of each class
@@ -58,7 +61,7 @@ def compare(
     Args:
         runs: Runs of the parametric network: seeds, folds or both.
         out: Directory for the result and for dedicated networks, which are trained where missing.
-        against: `dedicated`, `nearest`, `bdt` or a run directory.
+        against: One of `REFERENCES`, or a run directory.
         points: Points to compare at; all of the store if None.
         budget: Steps of a dedicated network: as many `updates` as the parametric one, or as many `events` at
             its own point.
@@ -73,8 +76,9 @@ def compare(
     """
     if budget not in ("updates", "events"):
         raise UserError(f"--budget is '{budget}'; choose updates or events.")
-    if against not in ("dedicated", "nearest", "bdt") and not Path(against).is_dir():
-        raise UserError(f"--against is '{against}'; choose dedicated, nearest, bdt or a run directory.")
+    if against not in REFERENCES and not Path(against).is_dir():
+        known = ", ".join(REFERENCES)
+        raise UserError(f"--against is '{against}'; choose one of {known}, or a run directory.")
     by_fold = group_by_fold(runs)
     first = next(iter(by_fold.values()))[0]
     store = first.task.open_store(first.config)
@@ -82,9 +86,10 @@ def compare(
     chosen = tuple(points) if points else tuple(points_of(store, set(trained)))
     name = Path(against).name if Path(against).is_dir() else against
     rows: list[dict[str, Any]] = []
+    dependences: list[dict[str, Any]] = []
     references: dict[tuple[int, int, MassPoint], Any] = {}
     for point in chosen:
-        ours, theirs, labels, weights = [], [], [], []
+        ours, theirs, labels, weights, pairs = [], [], [], [], []
         yields = np.zeros(len(CLASSES) - 1)
         for fold, members in by_fold.items():
             events = first.task.split_events(members[0].config, store, point, "test")
@@ -102,15 +107,19 @@ def compare(
             theirs.append(np.stack(found))
             labels.append(events.label)
             weights.append(events.weight)
+            pairs.append(events.columns["m1"])
         joined = (np.concatenate(ours, axis=1), np.concatenate(theirs, axis=1))
         label, weight = np.concatenate(labels), np.concatenate(weights)
         role = "train" if point in trained else store.table.role(point)
         for row in compare_point(*joined, label, weight, yields, num_resamples):
             rows.append({"name": point.name, "role": role, "in_hull": store.table.in_hull(point), **row})
+        own, other = (dependence(part, label, weight, np.concatenate(pairs), yields) for part in joined)
+        dependences.append({"name": point.name, "role": role, "dcor_m1": own, "reference_dcor_m1": other})
     apply_holm(rows)
     result: dict[str, Any] = {
         "against": name, "budget": budget, "runs": [str(run) for run in runs], "folds": sorted(by_fold),
         "auc_margin": AUC_MARGIN, "ratio_margin": RATIO_MARGIN, "rows": rows,
+        "dependence": dependences,
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     atomic_write_json(out / f"compare_{name}.json", result)
@@ -169,9 +178,9 @@ def reference_of(
     Returns:
         The classifier.
     """
-    if against == "bdt":
-        return train_trees(config, trained)
-    if against not in ("dedicated", "nearest"):
+    if against in ("bdt", "bdt_blind"):
+        return train_trees(config, trained, pair_masses=against == "bdt")
+    if against not in REFERENCES:
         return Ensemble([Path(against)], device=device)
     path = out / "dedicated" / f"fold{config.data.fold}_seed{config.train.seed}_{budget}" / point.name
     train_dedicated(config, point, len(trained), path, budget=budget, device=device)
@@ -197,7 +206,7 @@ def train_dedicated(
     run.close()
 
 
-def train_trees(config: Config, trained: Sequence[MassPoint]) -> BoostedTrees:
+def train_trees(config: Config, trained: Sequence[MassPoint], *, pair_masses: bool) -> BoostedTrees:
     """Fit the decision trees to the training folds, balanced like the network's events."""
     from chhiggs_pnet.tasks import TASKS
 
@@ -225,7 +234,7 @@ def train_trees(config: Config, trained: Sequence[MassPoint]) -> BoostedTrees:
     columns = {
         "nodes": join("nodes"), "valid_mask": join("valid_mask"), "m1": pairs[:, 0], "m2": pairs[:, 1]
     }  # fmt: skip
-    trees = BoostedTrees(seed=config.train.seed)
+    trees = BoostedTrees(pair_masses=pair_masses, seed=config.train.seed)
     trees.fit(columns, join("masses"), join("label"), join("weight"))
     return trees
 
@@ -274,6 +283,30 @@ def compare_point(
             background = suffix.removeprefix("_") or "all"
             rows.append({"statistic": statistic, "background": background, **asdict(found)})
     return rows
+
+
+def dependence(logarithms: FloatArray, label: Any, weight: Any, pair_mass: Any, yields: FloatArray) -> float:
+    """How much a score depends on the pair mass that is fitted: distance correlation for the background.
+
+    Args:
+        logarithms: Logarithms of class probabilities, (seeds, N, classes).
+        label: Index into `CLASSES`, (N,).
+        weight: Rates, (N,).
+        pair_mass: Largest pair mass in GeV, (N,).
+        yields: Expected rate of each background, (classes − 1,).
+
+    Returns:
+        Mean over the seeds, in [0, 1].
+    """
+    background = label > 0
+    values, size = pair_mass[background], np.abs(weight[background])
+    found = [
+        metrics.distance_correlation(
+            metrics.likelihood_ratio(np.exp(member[background]), np.maximum(yields, 1e-12)), values, size
+        )
+        for member in logarithms
+    ]
+    return float(np.mean(found))
 
 
 def apply_holm(rows: list[dict[str, Any]]) -> None:

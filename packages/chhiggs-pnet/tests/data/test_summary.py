@@ -5,6 +5,7 @@ import pytest
 
 from chhiggs_pnet.data.schema import EXT14, NUM_NODES
 from chhiggs_pnet.data.summary import NAMES, summarize
+from chhiggs_pnet.models.boosting import BoostedTrees
 
 
 @pytest.fixture
@@ -43,3 +44,17 @@ def test_values(columns):
     }  # fmt: skip
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_trees_without_pair_masses_do_not_look_at_them(columns):
+    many = {name: np.repeat(values, 40, axis=0) for name, values in columns.items()}
+    label = np.arange(40) % 2
+    many["m1"] = np.where(label == 0, 90.0, 60.0).astype(np.float32)
+    masses, weight = np.tile([[130.0, 90.0]], (40, 1)), np.ones(40)
+    spread = {}
+    for pair_masses in (True, False):
+        trees = BoostedTrees(max_iter=3, pair_masses=pair_masses)
+        trees.fit(many, masses, label, weight)
+        spread[pair_masses] = np.ptp(trees.log_probabilities(many, masses)[:, 0])
+    assert spread[True] > 0.1
+    assert spread[False] == 0.0

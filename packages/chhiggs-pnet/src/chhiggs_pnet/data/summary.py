@@ -16,6 +16,7 @@ NAMES = (
     "jet1_pt", "jet2_pt", "jet3_pt", "bjet_pt", "num_jets", "num_bjets", "ht", "met", "mt", "mass_leptons",
     "min_dr_leptons", "min_dr_lepton_bjet", "pt_leptons", "mass_leptons_bjet", "is_three_muons",
 )  # fmt: skip
+PAIR_MASSES = ("m1", "m2", "m1_minus_mA", "m2_minus_mA")
 _SLOT = {name: index for index, name in enumerate(EXT14)}
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from chhiggs_pnet.data.schema import CLASSES
-from chhiggs_pnet.data.summary import summarize
+from chhiggs_pnet.data.summary import NAMES, PAIR_MASSES, summarize
 from chhiggs_pnet.physics.events import Array
 
 
@@ -22,12 +22,15 @@ class BoostedTrees:
         max_iter: Number of boosting rounds.
         learning_rate: Shrinkage.
         max_leaf_nodes: Leaves of a tree.
+        pair_masses: Whether it sees the muon pair masses.
         seed: Seed.
     """
 
     def __init__(
-        self, *, max_iter: int = 150, learning_rate: float = 0.1, max_leaf_nodes: int = 31, seed: int = 0
-    ) -> None:
+        self, *, max_iter: int = 150, learning_rate: float = 0.1, max_leaf_nodes: int = 31,
+        pair_masses: bool = True, seed: int = 0,
+    ) -> None:  # fmt: skip
+        self._kept = [i for i, name in enumerate(NAMES) if pair_masses or name not in PAIR_MASSES]
         self._trees = HistGradientBoostingClassifier(
             max_iter=max_iter, learning_rate=learning_rate, max_leaf_nodes=max_leaf_nodes, random_state=seed,
             early_stopping=False,
@@ -42,7 +45,7 @@ class BoostedTrees:
             label: Index into `CLASSES`, (N,).
             weight: Non-negative weights, (N,).
         """
-        self._trees.fit(summarize(columns, masses), label, sample_weight=weight)
+        self._trees.fit(summarize(columns, masses)[:, self._kept], label, sample_weight=weight)
 
     def log_probabilities(self, columns: dict[str, Array], masses: Array) -> NDArray[np.float64]:
         """Classify.
@@ -56,6 +59,6 @@ class BoostedTrees:
         """
         found = np.full((len(masses), len(CLASSES)), 1e-12)
         found[:, self._trees.classes_.astype(np.int64)] = self._trees.predict_proba(
-            summarize(columns, masses)
+            summarize(columns, masses)[:, self._kept]
         )
         return np.asarray(np.log(np.maximum(found, 1e-12)))
