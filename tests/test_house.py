@@ -30,6 +30,7 @@ ROOMS = {
 }
 # What a package's own verbs need beside the rooms of all; the import contract gives each of them its floor.
 OWN_ROOMS = {
+    "chhiggs-pnet": {"compare.py", "heatmap.py", "prepare.py", "tune.py"},
     "fourtop-tokens": {"comparison.py", "ensemble.py"},
     "lhcb-extrap": {"compare.py", "levenberg_marquardt.py"},
 }

@@ -1,0 +1,326 @@
+"""`chhiggs-pnet compare`: the parametric network against networks of one mass point, or other classifiers.
+
+All look at the same test events. Runs with different seeds on one fold give the variance over seeds; runs on
+different folds are joined, so that every event is tested once. The claim is non-inferiority: the one-sided
+95 % bound of AUC − AUC(reference) is above −0.005 and that of the ratio of signal efficiencies above 0.95,
+after Holm's correction over points and backgrounds.
+
+References:
+- `dedicated`   a network trained at that very point, untrained points included
+- `nearest`     the dedicated network of the nearest training point, evaluated at its own masses
+- `bdt`         boosted decision trees on the same folds, with the hypothesis and its distance to the pair
+                masses among their inputs
+- `bdt_blind`   the same without the pair masses: the peer of a network with model.pair_masses false
+- a directory   another run on the same fold, for example with model.kind deepsets
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chhiggs_pnet import metrics, plots
+from chhiggs_pnet.config import Config, MassScaling
+from chhiggs_pnet.data.schema import CLASSES
+from chhiggs_pnet.data.store import Store
+from chhiggs_pnet.data.stream import EventStream, PointEvents
+from chhiggs_pnet.evaluate import BACKGROUND_EFFICIENCY, discriminants, points_of
+from chhiggs_pnet.losses import event_weights
+from chhiggs_pnet.models.boosting import BoostedTrees
+from chhiggs_pnet.physics.mass_points import MassPoint
+from chhiggs_pnet.predict import Ensemble
+from chhiggs_pnet.train import fit, open_run
+from hep_shared.amp import resolve_device
+from hep_shared.distributed import World
+from hep_shared.errors import UserError
+from hep_shared.files import atomic_write_json
+
+REFERENCES = ("dedicated", "nearest", "bdt", "bdt_blind")
+AUC_MARGIN, RATIO_MARGIN = -0.005, 0.95
+NUM_RESAMPLES = 200
+BDT_EVENTS = 20_000  # of each class
+FloatArray = NDArray[np.float64]
+
+
+def compare(
+    runs: Sequence[Path],
+    *,
+    out: Path,
+    against: str = "dedicated",
+    points: Sequence[MassPoint] | None = None,
+    budget: str = "updates",
+    device: str = "auto",
+    num_resamples: int = NUM_RESAMPLES,
+) -> dict[str, Any]:
+    """Compare runs with a reference at some points.
+
+    Args:
+        runs: Runs of the parametric network: seeds, folds or both.
+        out: Directory for the result and for dedicated networks, which are trained where missing.
+        against: One of `REFERENCES`, or a run directory.
+        points: Points to compare at; all of the store if None.
+        budget: Steps of a dedicated network: as many `updates` as the parametric one, or as many `events` at
+            its own point.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        num_resamples: Bootstrap resamples.
+
+    Returns:
+        What `compare_<reference>.json` in `out` holds.
+
+    Raises:
+        UserError: A run cannot be used, or the folds have different numbers of seeds.
+    """
+    if budget not in ("updates", "events"):
+        raise UserError(f"--budget is '{budget}'; choose updates or events.")
+    if against not in REFERENCES and not Path(against).is_dir():
+        known = ", ".join(REFERENCES)
+        raise UserError(f"--against is '{against}'; choose one of {known}, or a run directory.")
+    by_fold = group_by_fold(runs)
+    first = next(iter(by_fold.values()))[0]
+    store = first.task.open_store(first.config)
+    trained = first.task.train_points(first.config, store)
+    chosen = tuple(points) if points else tuple(points_of(store, set(trained)))
+    name = Path(against).name if Path(against).is_dir() else against
+    rows: list[dict[str, Any]] = []
+    dependences: list[dict[str, Any]] = []
+    references: dict[tuple[int, int, MassPoint], Any] = {}
+    for point in chosen:
+        ours, theirs, labels, weights, pairs = [], [], [], [], []
+        yields = np.zeros(len(CLASSES) - 1)
+        for fold, members in by_fold.items():
+            events = first.task.split_events(members[0].config, store, point, "test")
+            yields = yields + first.task.background_yields(events)
+            ours.append(np.stack([member.log_probabilities(events, point)[0] for member in members]))
+            found = []
+            for number, member in enumerate(members):
+                source = nearest(point, trained) if against == "nearest" else point
+                key = (fold, number, source if against in ("dedicated", "nearest") else trained[0])
+                if key not in references:
+                    references[key] = reference_of(
+                        against, member.config, key[2], trained, out, budget=budget, device=device
+                    )
+                found.append(score(references[key], events, source))
+            theirs.append(np.stack(found))
+            labels.append(events.label)
+            weights.append(events.weight)
+            pairs.append(events.columns["m1"])
+        joined = (np.concatenate(ours, axis=1), np.concatenate(theirs, axis=1))
+        label, weight = np.concatenate(labels), np.concatenate(weights)
+        role = "train" if point in trained else store.table.role(point)
+        for row in compare_point(*joined, label, weight, yields, num_resamples):
+            rows.append({"name": point.name, "role": role, "in_hull": store.table.in_hull(point), **row})
+        own, other = (dependence(part, label, weight, np.concatenate(pairs), yields) for part in joined)
+        dependences.append({"name": point.name, "role": role, "dcor_m1": own, "reference_dcor_m1": other})
+    apply_holm(rows)
+    result: dict[str, Any] = {
+        "against": name, "budget": budget, "runs": [str(run) for run in runs], "folds": sorted(by_fold),
+        "auc_margin": AUC_MARGIN, "ratio_margin": RATIO_MARGIN, "rows": rows,
+        "dependence": dependences,
+    }  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    atomic_write_json(out / f"compare_{name}.json", result)
+    overall = [row for row in rows if row["statistic"] == "auc" and row["background"] == "all"]
+    plots.save(plots.differences(overall, AUC_MARGIN, name), out / f"compare_{name}")
+    return result
+
+
+def group_by_fold(runs: Sequence[Path]) -> dict[int, list[Ensemble]]:
+    """Open runs and sort them by test fold; every fold needs the same number of seeds."""
+    if not runs:
+        raise UserError("no run was given; name run directories with --run.")
+    grouped: dict[int, list[Ensemble]] = defaultdict(list)
+    for run in runs:
+        ensemble = Ensemble([run])
+        grouped[ensemble.config.data.fold].append(ensemble)
+    if len({len(members) for members in grouped.values()}) > 1:
+        counts = ", ".join(f"fold {fold}: {len(members)}" for fold, members in sorted(grouped.items()))
+        raise UserError(f"the folds have different numbers of runs ({counts}); give every fold the same.")
+    return dict(grouped)
+
+
+def nearest(point: MassPoint, trained: Sequence[MassPoint]) -> MassPoint:
+    """Training point closest to a point, in units of the spread of the training masses."""
+    scale = MassScaling.of(tuple(trained))
+
+    def distance(other: MassPoint) -> float:
+        return ((point.mHc - other.mHc) / scale.mHc_std_gev) ** 2 + (
+            (point.mA - other.mA) / scale.mA_std_gev
+        ) ** 2
+
+    return min(trained, key=distance)
+
+
+def reference_of(
+    against: str,
+    config: Config,
+    point: MassPoint,
+    trained: Sequence[MassPoint],
+    out: Path,
+    *,
+    budget: str,
+    device: str,
+) -> Ensemble | BoostedTrees:
+    """Load or train the classifier to compare with.
+
+    Args:
+        against: What it is.
+        config: Configuration of the parametric run: gives fold, seed, architecture.
+        point: Point of a dedicated network.
+        trained: Training points of the parametric run.
+        out: Where dedicated networks go.
+        budget: Steps of a dedicated network.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Returns:
+        The classifier.
+    """
+    if against in ("bdt", "bdt_blind"):
+        return train_trees(config, trained, pair_masses=against == "bdt")
+    if against not in REFERENCES:
+        return Ensemble([Path(against)], device=device)
+    path = out / "dedicated" / f"fold{config.data.fold}_seed{config.train.seed}_{budget}" / point.name
+    train_dedicated(config, point, len(trained), path, budget=budget, device=device)
+    return Ensemble([path], device=device)
+
+
+def train_dedicated(
+    config: Config, point: MassPoint, num_trained: int, out: Path, *, budget: str, device: str
+) -> None:
+    """Train a network at one point like the parametric one, from fresh weights; a finished one is kept."""
+    epochs = config.train.epochs * (num_trained if budget == "updates" else 1)
+    own = {"train_points": (point,), "validation_points": (point,)}
+    update = {
+        "data": config.data.model_copy(update=own),
+        "pretrain": config.pretrain.model_copy(update={"epochs": 0}),
+        "average": config.average.model_copy(update={"method": "none"}),
+        "train": config.train.model_copy(update={"epochs": epochs, "curriculum": (), "finish": ()}),
+    }
+    dedicated = config.model_copy(update=update)
+    world = World(0, 1, 0, resolve_device(device))
+    run = open_run(dedicated, world, out=out, resume=True, command="compare")
+    fit(dedicated, world, run)
+    run.close()
+
+
+def train_trees(config: Config, trained: Sequence[MassPoint], *, pair_masses: bool) -> BoostedTrees:
+    """Fit the decision trees to the training folds, balanced like the network's events."""
+    from chhiggs_pnet.tasks import TASKS
+
+    task = TASKS[config.task.kind]
+    store: Store = task.open_store(config)
+    stream = EventStream(
+        store, trained, task.folds_of(config, store.num_folds, "train"), features="ext14",
+        channel=config.data.channel, batch_size=len(CLASSES) * len(trained), seed=config.train.seed,
+        events_per_point=min(
+            config.data.events_per_point or BDT_EVENTS // len(trained), BDT_EVENTS // len(trained)
+        ),
+        weighting=lambda weight, masses: event_weights(weight, masses, negative="abs"),
+    )  # fmt: skip
+    batches = list(stream.batches(0))
+    width = max(batch.nodes.shape[1] for batch in batches)
+
+    def join(name: str) -> NDArray[Any]:
+        parts = [getattr(batch, name).numpy() for batch in batches]
+        if name in ("nodes", "valid_mask"):
+            pads = [[(0, 0), (0, width - p.shape[1]), *[(0, 0)] * (p.ndim - 2)] for p in parts]
+            parts = [np.pad(p, pad) for p, pad in zip(parts, pads, strict=True)]
+        return np.concatenate(parts)
+
+    pairs = join("pair_masses")
+    columns = {
+        "nodes": join("nodes"), "valid_mask": join("valid_mask"), "m1": pairs[:, 0], "m2": pairs[:, 1]
+    }  # fmt: skip
+    trees = BoostedTrees(pair_masses=pair_masses, seed=config.train.seed)
+    trees.fit(columns, join("masses"), join("label"), join("weight"))
+    return trees
+
+
+def score(reference: Ensemble | BoostedTrees, events: PointEvents, point: MassPoint) -> FloatArray:
+    """Logarithm of the class probabilities of a reference, (N, classes)."""
+    if isinstance(reference, BoostedTrees):
+        if events.columns["nodes"].shape[-1] < 14:
+            raise UserError("the decision trees need data.features ext14; train the run with it.")
+        masses = np.tile(np.array([point.mHc, point.mA]), (len(events.weight), 1))
+        return reference.log_probabilities(events.columns, masses)
+    return reference.log_probabilities(events, point)[0]
+
+
+def compare_point(
+    ours: FloatArray, theirs: FloatArray, label: Any, weight: Any, yields: FloatArray, num_resamples: int
+) -> list[dict[str, Any]]:
+    """Compare AUC and signal efficiency against each background and all.
+
+    Args:
+        ours: Logarithms of class probabilities, (seeds, N, classes).
+        theirs: As `ours`.
+        label: Index into `CLASSES`, (N,).
+        weight: Rates, (N,).
+        yields: Expected rate of each background, (classes − 1,).
+        num_resamples: Bootstrap resamples.
+
+    Returns:
+        One row a statistic and background.
+    """
+    rows: list[dict[str, Any]] = []
+    for suffix, fractions in discriminants(yields).items():
+        kept = (label == 0) | np.isin(label, 1 + np.flatnonzero(fractions))
+        scores = [
+            np.stack([metrics.likelihood_ratio(np.exp(member[kept]), fractions) for member in group])
+            for group in (ours, theirs)
+        ]
+        for statistic, efficiency, margin in (
+            ("auc", None, AUC_MARGIN),
+            ("efficiency", BACKGROUND_EFFICIENCY, RATIO_MARGIN),
+        ):
+            found = metrics.compare(
+                scores[0], scores[1], label[kept] == 0, weight[kept], background_efficiency=efficiency,
+                margin=margin, num_resamples=num_resamples,
+            )  # fmt: skip
+            background = suffix.removeprefix("_") or "all"
+            rows.append({"statistic": statistic, "background": background, **asdict(found)})
+    return rows
+
+
+def dependence(logarithms: FloatArray, label: Any, weight: Any, pair_mass: Any, yields: FloatArray) -> float:
+    """How much a score depends on the pair mass that is fitted: distance correlation for the background.
+
+    Args:
+        logarithms: Logarithms of class probabilities, (seeds, N, classes).
+        label: Index into `CLASSES`, (N,).
+        weight: Rates, (N,).
+        pair_mass: Largest pair mass in GeV, (N,).
+        yields: Expected rate of each background, (classes − 1,).
+
+    Returns:
+        Mean over the seeds, in [0, 1].
+    """
+    background = label > 0
+    values, size = pair_mass[background], np.abs(weight[background])
+    found = [
+        metrics.distance_correlation(
+            metrics.likelihood_ratio(np.exp(member[background]), np.maximum(yields, 1e-12)), values, size
+        )
+        for member in logarithms
+    ]
+    return float(np.mean(found))
+
+
+def apply_holm(rows: list[dict[str, Any]]) -> None:
+    """Add to every row whether it stays non-inferior after Holm's correction over all rows."""
+    for row, kept in zip(rows, metrics.holm([row["p_value"] for row in rows]), strict=True):
+        row["non_inferior_holm"] = kept
+
+
+def headline(result: dict[str, Any]) -> dict[str, Any]:
+    """What goes to the terminal: the AUC difference at each point, and how many claims hold."""
+    overall = [r for r in result["rows"] if r["statistic"] == "auc" and r["background"] == "all"]
+    return {
+        "against": result["against"],
+        "auc_difference": {row["name"]: row["difference"] for row in overall},
+        "lower_bound": {row["name"]: row["lower"] for row in overall},
+        "non_inferior": f"{sum(row['non_inferior'] for row in overall)} of {len(overall)} points",
+    }

@@ -1,0 +1,1 @@
+"""Files: names on disk, ROOT writer and reader, the memory-mapped store."""

@@ -1,0 +1,1 @@
+"""Branch maps shipped with the package, one TOML file per ROOT layout."""

@@ -1,0 +1,432 @@
+"""Batches for training: every class at every mass hypothesis equally often, in an order that can be resumed.
+
+An epoch draws the same number of events of each class. Entry j of a class has hypothesis j mod A of the A
+active points, so P(m | class) is the same for all classes, exactly. Signal entries take events of that point;
+background entries take any, in a fresh order every epoch, so the hypothesis of a background event is redrawn
+from the signal's masses. Entries of one class and point are spread evenly over the epoch.
+
+All of it is a function of seed and epoch: a resumed run sees the batches it would have seen.
+
+B events, P slots, F features, N entries of an epoch, A active mass points.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from operator import itemgetter
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chhiggs_pnet.data.schema import CLASSES, EXT14, FEATURE_SETS, NUM_NODES
+from chhiggs_pnet.data.store import Part, Store, part_name
+from chhiggs_pnet.physics.events import Array
+from chhiggs_pnet.physics.mass_points import MassPoint
+from chhiggs_pnet.physics.processes import CHANNELS
+from hep_shared.errors import ConfigError, InputFileError
+from hep_shared.seed import event_generator
+
+_COLUMNS = ("nodes", "valid_mask", "label", "weight", "channel", "era", "m1", "m2")
+BLOCK = 64  # batches whose small columns are gathered together
+_HYPOTHESIS, _ORDER = 1 << 40, 1 << 41  # event numbers no row has: generators of their own
+Weighting = Callable[[Array, Array], Array]
+
+
+@dataclass(frozen=True)
+class EventBatch:
+    """Events under hypotheses.
+
+    Attributes:
+        nodes: Raw features in GeV and rad, (B, P, F) float32; P is the largest number of nodes in the batch.
+        valid_mask: Real slots, (B, P) bool.
+        masses: Hypotheses (mHc, mA) in GeV, (B, 2) float32.
+        label: Index into `CLASSES`, (B,) int64.
+        weight: Weight in the loss, (B,) float32.
+        channel: Index into `CHANNELS`, (B,) int64.
+        era: Index into `ERAS`, (B,) int64.
+        pair_masses: (m1, m2) in GeV, −1 where there is none, (B, 2) float32.
+        fixed_masses: One hypothesis of the whole batch in GeV, (B, 2) float32.
+        name: What identifies the batch.
+    """
+
+    nodes: Tensor
+    valid_mask: Tensor
+    masses: Tensor
+    label: Tensor
+    weight: Tensor
+    channel: Tensor
+    era: Tensor
+    pair_masses: Tensor
+    fixed_masses: Tensor
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def _map(self, change: Callable[[Tensor], Tensor], name: str) -> Self:
+        tensors = {f.name: change(getattr(self, f.name)) for f in fields(self) if f.name != "name"}
+        return replace(self, **tensors, name=name)
+
+    def to(self, device: torch.device) -> Self:
+        """Move to a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True), self.name)
+
+    def split(self, num_parts: int) -> list[Self]:
+        """Cut into micro-batches of equal size.
+
+        Args:
+            num_parts: How many; it divides the batch.
+
+        Returns:
+            The parts in order.
+        """
+        size = len(self) // num_parts
+        pieces = [slice(i * size, (i + 1) * size) for i in range(num_parts)]
+        return [self._map(itemgetter(piece), f"{self.name}, part {i}") for i, piece in enumerate(pieces)]
+
+
+class Plan(NamedTuple):
+    """The entries of an epoch in order, (N,) each."""
+
+    part: Array
+    """Index into the parts of the stream."""
+    row: Array
+    """Row of the event in its part."""
+    point: Array
+    """Index into the mass points: the hypothesis."""
+    fixed: Array
+    """Hypothesis of each batch for DisCo, one number a batch."""
+
+
+def to_tensors(
+    columns: dict[str, Array], masses: Array, weight: Array, fixed: Array, name: str
+) -> EventBatch:
+    """Arrange columns of the store as a batch.
+
+    Args:
+        columns: `nodes`, `valid_mask`, `label`, `channel`, `era`, `m1`, `m2`.
+        masses: Hypotheses in GeV, (B, 2).
+        weight: Weights in the loss, (B,).
+        fixed: One hypothesis in GeV, (2,).
+        name: Name of the batch.
+
+    Returns:
+        The batch, cut to its largest number of nodes.
+    """
+    num_slots = int(columns["valid_mask"].sum(axis=1).max(initial=1))
+    integers = {
+        name: torch.from_numpy(columns[name].astype(np.int64)) for name in ("label", "channel", "era")
+    }
+    pair_masses = np.stack([columns["m1"], columns["m2"]], axis=1).astype(np.float32)
+    return EventBatch(
+        nodes=torch.from_numpy(np.ascontiguousarray(columns["nodes"][:, :num_slots])),
+        valid_mask=torch.from_numpy(np.ascontiguousarray(columns["valid_mask"][:, :num_slots])),
+        masses=torch.from_numpy(masses.astype(np.float32)),
+        weight=torch.from_numpy(weight.astype(np.float32)),
+        pair_masses=torch.from_numpy(pair_masses),
+        fixed_masses=torch.from_numpy(np.tile(fixed.astype(np.float32), (len(weight), 1))),
+        name=name,
+        **integers,
+    )
+
+
+def usable_rows(part: Part, folds: Sequence[int], channel: str | None) -> Array:
+    """Events of a part in some folds and one channel.
+
+    Args:
+        part: The part.
+        folds: The folds.
+        channel: The channel, or None for both.
+
+    Returns:
+        Row numbers in order.
+
+    Raises:
+        InputFileError: There is none, or a weight is not a number.
+    """
+    rows = part.in_folds(folds)
+    if channel is not None:
+        rows = rows[part.columns["channel"][rows] == CHANNELS.index(channel)]
+    where = f"{part.name}, folds {', '.join(map(str, folds))}, channel {channel or 'any'}"
+    if not rows.size:
+        raise InputFileError(where, "holds no events", "simulate more or choose another fold or channel")
+    weight = part.columns["weight"][rows]
+    if (bad := np.flatnonzero(~np.isfinite(weight))).size:
+        raise InputFileError(
+            where, f"holds a weight of {weight[bad[0]]}", "make the store again from sound files",
+            branch="weight", entry=int(rows[bad[0]]),
+        )  # fmt: skip
+    return rows
+
+
+class EventStream:
+    """Balanced, shuffled batches of one rank.
+
+    Args:
+        store: The store.
+        points: Mass points to train on.
+        folds: Folds to train on.
+        features: `cms9` or `ext14`.
+        channel: The channel, or None for both.
+        batch_size: Events of a batch over all ranks.
+        events_per_point: Events of each class at each point in an epoch; None for the size of the smallest
+            signal.
+        seed: Seed of the order.
+        weighting: Turns weights (B,) and hypotheses (B, 2) of a whole batch into weights in the loss.
+        rank: Rank of this process.
+        world_size: Number of processes; they share each batch.
+
+    Raises:
+        ConfigError: An epoch has no whole batch.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        points: Sequence[MassPoint],
+        folds: Sequence[int],
+        *,
+        features: str,
+        channel: str | None,
+        batch_size: int,
+        events_per_point: int | None,
+        seed: int,
+        weighting: Weighting,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.points = tuple(points)
+        self._store, self._features, self._weighting = store, features, weighting
+        self._batch_size, self._seed, self._rank, self._world_size = batch_size, seed, rank, world_size
+        self._masses = np.array([(p.mHc, p.mA) for p in self.points])
+        self.names = [part_name("signal", point) for point in self.points] + list(CLASSES[1:])
+        self._rows = [usable_rows(store.part(name), folds, channel) for name in self.names]
+        self._scale = np.array(
+            [
+                1.0 / max(float(np.abs(store.part(name).columns["weight"][rows]).mean()), 1e-300)
+                for name, rows in zip(self.names, self._rows, strict=True)
+            ]
+        )
+        smallest = min(len(rows) for rows in self._rows[: len(self.points)])
+        self._per_class = (events_per_point or smallest) * len(self.points)
+        self.num_batches = self._per_class * len(CLASSES) // batch_size
+        if self.num_batches == 0:
+            raise ConfigError(
+                f"data.batch_size is {batch_size}, but an epoch has only {self._per_class * len(CLASSES)} "
+                "events; lower it or simulate more."
+            )
+        self.active: Callable[[int], Sequence[int]] = lambda epoch: range(len(self.points))
+        digests = {name: store.part(name).meta["sha256"]["event"] for name in self.names}
+        settings = [seed, batch_size, self._per_class, features, channel, list(folds), digests]
+        self.signature = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+
+    def plan(self, epoch: int) -> Plan:
+        """Draw the entries of an epoch.
+
+        Args:
+            epoch: Its number, from 0.
+
+        Returns:
+            The plan, cut to whole batches.
+        """
+        active = np.asarray(self.active(epoch), np.int64)
+        part, row, point, key = [], [], [], []
+        hypotheses = active[np.arange(self._per_class) % len(active)]
+        for label in range(len(CLASSES)):
+            row_of = np.empty(self._per_class, np.int64)
+            part_of = hypotheses if label == 0 else np.full(self._per_class, len(self.points) + label - 1)
+            for number in np.unique(part_of):
+                chosen = part_of == number
+                row_of[chosen] = self._draw(int(number), int(chosen.sum()), epoch)
+            spread = event_generator(self._seed, epoch, _HYPOTHESIS + label)
+            rank = np.arange(self._per_class) // len(active) + spread.random(self._per_class)
+            part.append(part_of)
+            row.append(row_of)
+            point.append(hypotheses)
+            key.append(rank)
+        order = np.argsort(np.concatenate(key), kind="stable")[: self.num_batches * self._batch_size]
+        drawn = event_generator(self._seed, epoch, _ORDER).integers(len(active), size=self.num_batches)
+        parts, rows, points = (np.concatenate(column)[order] for column in (part, row, point))
+        return Plan(parts, rows, points, active[drawn])
+
+    def _draw(self, number: int, wanted: int, epoch: int) -> Array:
+        """Rows of one part: whole permutations, then the beginning of another."""
+        rows = self._rows[number]
+        generator = event_generator(self._seed, epoch, number)
+        rounds = [generator.permutation(rows) for _ in range(-(-wanted // len(rows)))]
+        return np.concatenate(rounds)[:wanted]
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[EventBatch]:
+        """Yield this rank's share of every batch.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            start: First batch.
+
+        Yields:
+            Batches of `batch_size` / `world_size` events.
+        """
+        plan = self.plan(epoch)
+        for first in range(start, self.num_batches, BLOCK):
+            yield from self._block(plan, epoch, first, min(first + BLOCK, self.num_batches))
+
+    def _block(self, plan: Plan, epoch: int, first: int, last: int) -> Iterator[EventBatch]:
+        """Yield some batches; all but their nodes is gathered once for all of them."""
+        size = self._batch_size
+        part, row, point = (column[first * size : last * size] for column in plan[:3])
+        columns = self._gather(part, row)
+        raw, masses = columns["weight"] * self._scale[part], self._masses[point]
+        num_nodes = columns["valid_mask"].sum(axis=1)
+        whole = {
+            "masses": torch.from_numpy(masses.astype(np.float32)),
+            "pair_masses": torch.from_numpy(np.stack([columns["m1"], columns["m2"]], axis=1)),
+            "valid_mask": torch.from_numpy(columns["valid_mask"]),
+        } | {name: torch.from_numpy(columns[name].astype(np.int64)) for name in ("label", "channel", "era")}
+        for number in range(first, last):
+            begin = (number - first) * size
+            mine = slice(begin, begin + size)
+            # Weights are normalised over the whole batch, so every rank looks at all of them.
+            weight = self._weighting(raw[mine], masses[mine])[self._rank :: self._world_size]
+            share = slice(begin + self._rank, begin + size, self._world_size)
+            num_slots = int(num_nodes[share].max(initial=1))
+            tensors = {name: tensor[share] for name, tensor in whole.items()}
+            tensors["valid_mask"] = tensors["valid_mask"][:, :num_slots].contiguous()
+            fixed = torch.from_numpy(self._masses[plan.fixed[number]].astype(np.float32))
+            yield EventBatch(
+                nodes=torch.from_numpy(self._nodes(part[share], row[share], num_slots)),
+                weight=torch.from_numpy(weight.astype(np.float32)),
+                fixed_masses=fixed.expand(len(weight), 2),
+                name=f"of {size} events, number {number} of epoch {epoch + 1}",
+                **tensors,
+            )
+
+    def _segments(self, part: Array) -> Iterator[tuple[Array, dict[str, Array]]]:
+        """Entries of each part of a selection, and the columns of that part."""
+        order = np.argsort(part, kind="stable")
+        bounds = [*np.flatnonzero(np.diff(part[order], prepend=-1)).tolist(), len(order)]
+        for begin, end in pairwise(bounds):
+            chosen = order[begin:end]
+            yield chosen, self._store.part(self.names[part[chosen[0]]]).columns
+
+    def _gather(self, part: Array, row: Array) -> dict[str, Array]:
+        """All columns but the nodes."""
+        out: dict[str, Array] = {}
+        for chosen, columns in self._segments(part):
+            rows = row[chosen]
+            for name in _COLUMNS[1:]:
+                if name not in out:
+                    out[name] = np.empty((len(row), *columns[name].shape[1:]), columns[name].dtype)
+                out[name][chosen] = columns[name][rows]
+        return out
+
+    def _nodes(self, part: Array, row: Array, num_slots: int) -> Array:
+        """Nodes, cut to some slots and to the features."""
+        width = len(FEATURE_SETS[self._features])
+        grouped = np.empty((len(row), NUM_NODES, len(EXT14)), np.float32)
+        place = np.empty(len(row), np.int64)
+        begin = 0
+        for chosen, columns in self._segments(part):
+            end = begin + len(chosen)
+            # "clip" spares a copy for the case of a bad index, which there is not.
+            np.take(columns["nodes"], row[chosen], axis=0, out=grouped[begin:end], mode="clip")
+            place[chosen] = np.arange(begin, end)
+            begin = end
+        return grouped[place, :num_slots, :width]
+
+
+class PointEvents(NamedTuple):
+    """Signal of a point and all backgrounds, to be evaluated at one hypothesis."""
+
+    columns: dict[str, Array]
+    """Columns of the store, (N, ...) each."""
+
+    @property
+    def label(self) -> Array:
+        """Index into `CLASSES`, (N,) int64."""
+        return self.columns["label"].astype(np.int64)
+
+    @property
+    def weight(self) -> Array:
+        """Rates in fb, (N,)."""
+        return self.columns["weight"]
+
+
+def load_part(
+    store: Store, name: str, folds: Sequence[int], *, features: str, channel: str | None, limit: int | None
+) -> dict[str, Array]:
+    """Copy events of a part, evenly spread over it, into memory.
+
+    Args:
+        store: The store.
+        name: Name of the part.
+        folds: Folds.
+        features: `cms9` or `ext14`.
+        channel: The channel, or None for both.
+        limit: At most so many events; their weights then stand for all.
+
+    Returns:
+        Columns of the store.
+
+    Raises:
+        UserError: The part is absent, or no event of it is usable.
+    """
+    part = store.part(name)
+    rows = usable_rows(part, folds, channel)
+    kept = rows if limit is None or len(rows) <= limit else rows[np.arange(limit) * len(rows) // limit]
+    columns = part.take(kept, features, (*_COLUMNS, "run", "lumi", "event"))
+    total = float(part.columns["weight"][rows].sum())
+    found = float(columns["weight"].sum())
+    if len(kept) < len(rows) and found > 0:
+        columns["weight"] = columns["weight"] * (total / found)
+    return columns
+
+
+def load_point(
+    store: Store,
+    point: MassPoint | None,
+    folds: Sequence[int],
+    *,
+    features: str,
+    channel: str | None,
+    limit: int | None = None,
+) -> PointEvents:
+    """Load the signal of a point and every background.
+
+    Args:
+        store: The store.
+        point: The mass point; None for the backgrounds alone.
+        folds: Folds.
+        features: `cms9` or `ext14`.
+        channel: The channel, or None for both.
+        limit: At most so many events of each class.
+
+    Returns:
+        The events.
+    """
+    names = ([] if point is None else [part_name("signal", point)]) + list(CLASSES[1:])
+    parts = [load_part(store, name, folds, features=features, channel=channel, limit=limit) for name in names]
+    return PointEvents({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+
+
+def point_batches(events: PointEvents, point: MassPoint, batch_size: int) -> Iterator[EventBatch]:
+    """Yield events in order, all at one hypothesis.
+
+    Args:
+        events: The events.
+        point: The hypothesis.
+        batch_size: Events at a time.
+
+    Yields:
+        Batches whose weights are the rates in fb.
+    """
+    mass = np.array([point.mHc, point.mA])
+    num = len(events.weight)
+    for start in range(0, num, batch_size):
+        chosen = slice(start, start + batch_size)
+        columns: dict[str, Any] = {name: values[chosen] for name, values in events.columns.items()}
+        masses = np.tile(mass, (len(columns["label"]), 1))
+        yield to_tensors(columns, masses, columns["weight"], mass, f"{point.name} from event {start}")

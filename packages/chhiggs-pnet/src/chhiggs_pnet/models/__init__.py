@@ -1,0 +1,1 @@
+"""Blocks, encoders and heads; plain keyword arguments."""

@@ -1,0 +1,1 @@
+"""Formulas: kinematics, decays, processes, detector, selection and the mass plane."""
