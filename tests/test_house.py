@@ -32,6 +32,7 @@ ROOMS = {
 OWN_ROOMS = {
     "fourtop-tokens": {"comparison.py", "ensemble.py"},
     "lhcb-extrap": {"compare.py", "levenberg_marquardt.py"},
+    "megii-xec": {"evaluate_hidden.py", "event_page.py", "figures.py", "saliency.py", "uncertainty.py"},
 }
 VERBS = {
     "simulate": {"--preset", "--out", "--num-events", "--seed"},
