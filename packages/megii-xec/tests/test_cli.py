@@ -81,6 +81,23 @@ def test_run_directory_is_complete(run):
     assert 0.5 < evaluation["unseen_vertex_limit_deg"] < 6
 
 
+def test_every_event_of_an_evaluation_is_in_a_file(run, photons):
+    with uproot.open(run / "predictions_test.root") as file:
+        rows = file["predictions"].arrays(library="np")
+    with uproot.open(photons / "test.root") as file:
+        truth = file["tree"].arrays(["event", "energyTruth", "uvwTruth"], library="np")
+    np.testing.assert_array_equal(rows["event"], truth["event"])
+    np.testing.assert_array_equal(rows["true_energy"], truth["energyTruth"])
+    np.testing.assert_array_equal(rows["true_w"], truth["uvwTruth"][:, 2])
+    evaluation = json.loads((run / "evaluation_test.json").read_text())
+    resolution = np.quantile(rows["opening_angle"], 0.68)
+    assert resolution == pytest.approx(evaluation["network"]["val_resolution_deg"], rel=0.05)
+    with (run / "predictions_test.csv").open() as file:
+        assert file.readline().strip().split(",") == list(rows)
+        table = np.loadtxt(file, delimiter=",")
+    np.testing.assert_allclose(table[:, list(rows).index("pred_u")], rows["pred_u"], rtol=1e-6)
+
+
 def test_predictions_of_run_and_onnx_agree(run, photons, tmp_path):
     for name, model in (("torch", ("--run", run)), ("onnx", ("--onnx", run / "model.onnx"))):
         ok("predict", *model, "--input", photons / "test.root", "--output", tmp_path / f"{name}.root")
@@ -121,6 +138,37 @@ def test_report_is_one_page(run, tmp_path):
     assert "energy, 68 % width" in page
     assert page.count("data:image/png;base64,") >= 6
     assert 'src="http' not in page
+
+
+def test_from_pretraining_to_inpainting_to_one_report(settings, run, photons, tmp_path):
+    small = ("task.decoder_channels=4", "train.epochs=1")
+    done = ok("pretrain", "--out", tmp_path / "pre", "--device", "cpu", "--json", *sets(settings(*small)))
+    assert json.loads(done.stdout).keys() == {"run", "best_val_loss"}
+    small = ("task.face_channels=8", "task.hex_channels=8", "train.epochs=1", 'train.finish=["evaluate"]')
+    encoder = (f"train.encoder_from={tmp_path}/pre", "task.freeze_encoder=true")
+    done = ok(
+        "inpaint", "--out", tmp_path / "fill", "--device", "cpu", "--json", *sets(settings(*small, *encoder))
+    )
+    assert json.loads(done.stdout)["random_5_percent"]["neighbor_mean"] > 0
+    ok("report", run, tmp_path / "fill", "--out", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "clusters 5 percent" in page
+    assert "saliency profile" in page
+    facts = json.loads(ok("check-file", photons / "test.root", "--json").stdout)
+    assert facts["entries"] == 24
+    done = ok("validate-real", "--onnx", run / "model.onnx", "--run", run, "--input", photons / "test.root",
+              "--output", tmp_path / "out.root", "--json")  # fmt: skip
+    assert json.loads(done.stdout)["num_events"] == 24
+    done = ok("cache", "--input", photons / "test.root", "--out", tmp_path / "fast", "--json")
+    assert json.loads(done.stdout)["num_made"] == 1
+
+
+def test_the_pictures_of_events_turn(run):
+    evaluation = json.loads((run / "evaluation_test.json").read_text())
+    page = (run / "figures" / "test_events.html").read_text()
+    assert len(evaluation["worst_events"]) == 2
+    assert all(title in page for title in evaluation["worst_events"])
+    assert evaluation["saliency"]["w"]["inner"]["npho"] > 0
 
 
 def test_a_config_file_overrides_the_preset(tmp_path, settings):

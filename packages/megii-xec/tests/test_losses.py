@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from megii_xec.losses import LOSSES, OUTPUTS_PER_TARGET, QUANTILES, MultiTaskLoss, TaskLoss
+from megii_xec.losses import LOSSES, QUANTILES, MultiTaskLoss, TaskLoss
+from megii_xec.models.readout import OUTPUTS_PER_TARGET
 
 
 def one(kind, prediction, target, beta=1.0):

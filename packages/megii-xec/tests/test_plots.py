@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from megii_xec import event_display, metrics, plots
 from megii_xec.data.schema import MISSING
-from megii_xec.physics import geometry
+from megii_xec.physics import coordinates, geometry
 
 NUM_EVENTS = 600
 EDGES_GEV = np.linspace(0.015, 0.060, 6)
@@ -127,8 +127,12 @@ def test_axes_name_every_residual_in_its_unit(photons):
     assert set(metrics.DERIVED_METRICS) <= set(plots.AXES)
     shown = {key for _, curves in plots._METRIC_PANELS for key in curves}
     truth, _ = photons
-    everything = {**truth, "timing": truth["energy"]}
-    assert shown <= set(metrics.regression_summary(everything, everything))
+    directions = coordinates.angles_to_vector(*truth["angle"].T)
+    everything = {**truth, "timing": truth["energy"], "angleVec": directions}
+    of_others = {"mae_npho", "mae_time", "system/throughput_events_per_sec"}  # of hidden sensors, of the loop
+    of_others |= {f"mae_{face}_npho" for face in ("inner", "outer", "us", "top")}
+    assert shown - of_others <= set(metrics.regression_summary(everything, everything))
+    assert max(len(curves) for _, curves in plots._METRIC_PANELS) <= len(plots.COLORS)
 
 
 def test_training_curves_draw_the_records_in_order():
@@ -280,3 +284,21 @@ def test_event_display_of_a_dark_event_and_of_a_wrong_shape():
     assert "dead (4760)" in texts(dark)
     with pytest.raises(ValueError, match=r"need shape \(4760,\), got \(4759,\)"):
         event_display.event_display(np.zeros(4759), np.zeros(4760))
+
+
+def test_filled_sensors_are_drawn_beside_the_measured_ones():
+    rng = np.random.default_rng(0)
+    measured = rng.exponential(500, geometry.NUM_SENSORS)
+    measured[:5] = MISSING
+    seen, filled = measured.copy(), measured.copy()
+    seen[100:200], filled[100:200] = MISSING, 77.0
+    figure = event_display.hidden_display(measured, seen, filled, title="run 1, event 2")
+    first, second, third = figure.axes[:3]
+    labels = [ax.get_legend().get_texts()[0].get_text() for ax in (first, second, third)]
+    assert labels == ["dead (5)", "dead (105)", "dead (5)"]
+    live = [ax.collections[0].get_array() for ax in (first, second, third)]
+    assert [len(values) for values in live] == [4755, 4655, 4755]
+    np.testing.assert_allclose(live[2][95:195], 77.0)
+    assert live[0][95] != live[2][95]
+    with pytest.raises(ValueError, match=r"'measured' needs shape \(4760,\), got \(3,\)"):
+        event_display.hidden_display(np.zeros(3), seen, filled)

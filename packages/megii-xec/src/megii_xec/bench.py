@@ -12,20 +12,21 @@ from pathlib import Path
 import numpy as np
 import torch
 import uproot
+from torch import Tensor, nn
 
 from hep_shared.amp import resolve_device
 from hep_shared.bench import BenchRow, time_pairs
 from hep_shared.onnx import export_onnx, open_session
-from megii_xec.config import Config
+from megii_xec.config import Config, InpaintConfig, PretrainConfig, RegressionConfig
 from megii_xec.data.schema import NPHO as NPHO_BRANCH
 from megii_xec.data.schema import NUM_SENSORS, RELATIVE_TIME, TREE
-from megii_xec.data.stream import PhotonStream
+from megii_xec.data.stream import PhotonBatch, PhotonStream
 from megii_xec.data.targets import TARGETS
 from megii_xec.export import example_inputs
 from megii_xec.models.deploy import PhotonReconstruction
 from megii_xec.physics.parameters import SimulationConfig
 from megii_xec.simulate import simulate
-from megii_xec.tasks import regression
+from megii_xec.tasks import inpaint, pretrain, regression
 
 
 def bench(
@@ -34,7 +35,7 @@ def bench(
     """Measure one configuration.
 
     Args:
-        config: The configuration whose model is measured.
+        config: The configuration whose model is measured; its task is replaced where another one is measured.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         num_events: Events to simulate and read.
         batch_size: Events at a time in the network.
@@ -43,13 +44,20 @@ def bench(
         One row a measurement.
     """
     where = resolve_device(device)
+    if not isinstance(config.task, RegressionConfig):
+        config = config.model_copy(update={"task": RegressionConfig()})
     with tempfile.TemporaryDirectory(prefix="xec-bench-") as scratch:
         path = Path(scratch) / "photons.root"
         started = time.perf_counter()
         simulate(SimulationConfig(), path, num_events=num_events, seed=1)
         rate = num_events / (time.perf_counter() - started)
         simulated = BenchRow("simulate, one process", rate, None, "events/s", None, 200.0, None)
-        return [simulated, read_row(config, path), *network_rows(config, where, Path(scratch), batch_size)]
+        return [
+            simulated,
+            read_row(config, path),
+            *network_rows(config, where, Path(scratch), batch_size),
+            *hidden_rows(config, where, batch_size),
+        ]
 
 
 def read_row(config: Config, path: Path) -> BenchRow:
@@ -88,23 +96,18 @@ def network_rows(config: Config, device: torch.device, scratch: Path, batch_size
         name: torch.zeros(batch_size, head, device=device) for name, head in head_sizes(config).items()
     }
 
-    def step() -> None:
-        module.zero_grad(set_to_none=True)
-        module(sensors, targets)[0].backward()
-        synchronize(device)
-
-    step()
-    seconds = median_time(step, 5)
+    seconds = step_time(module, lambda: module(sensors, targets)[0], device)
     rows = [
         BenchRow(
             f"training step, batch {batch_size}", batch_size / seconds, None, "events/s", None, None, None
         )
     ]
+    losses = {name: target.loss for name, target in config.task.targets.items()}
     model = PhotonReconstruction(
-        module.network, config.data.normalization, config.task.scaling, tuple(config.task.targets)
+        module.network, config.data.normalization, module.scaling, tuple(losses), losses
     ).eval()
     file = scratch / "model.onnx"
-    difference = export_onnx(model, example_inputs(), file, output_names=model.targets, metadata={})
+    difference = export_onnx(model, example_inputs(), file, output_names=model.outputs, metadata={})
     session = open_session(file, device.type, num_threads=torch.get_num_threads())
     inputs = example_inputs(batch_size)
     arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
@@ -128,6 +131,44 @@ def network_rows(config: Config, device: torch.device, scratch: Path, batch_size
         )
     )
     return rows
+
+
+def hidden_rows(config: Config, device: torch.device, batch_size: int) -> list[BenchRow]:
+    """Training steps of the autoencoder and of the inpainter, drawing the hidden sensors included."""
+    empty = torch.zeros(batch_size, dtype=torch.int32)
+    sensors = torch.rand(batch_size, NUM_SENSORS, 2, device=device)
+    batch = PhotonBatch(sensors, {}, {}, empty, empty, torch.arange(batch_size), torch.zeros(batch_size))
+    normalization, masked, dead = config.data.normalization, PretrainConfig(), InpaintConfig()
+    torch.manual_seed(0)
+    autoencoder = pretrain.build_model(config.model_copy(update={"task": masked})).to(device).train()
+    inpainter = inpaint.build_model(config.model_copy(update={"task": dead})).to(device).train()
+
+    def pretraining() -> Tensor:
+        return pretrain.compute_loss(autoencoder, pretrain.hide(batch, 0, masked, normalization, 0))
+
+    def inpainting() -> Tensor:
+        return inpaint.compute_loss(inpainter, inpaint.hide(batch, 0, dead.dead, normalization, 0))
+
+    rates = {
+        "pre-training": batch_size / step_time(autoencoder, pretraining, device),
+        "inpainting": batch_size / step_time(inpainter, inpainting, device),
+    }
+    return [
+        BenchRow(f"{name} step, batch {batch_size}", rate, None, "events/s", None, None, None)
+        for name, rate in rates.items()
+    ]
+
+
+def step_time(module: nn.Module, loss: Callable[[], Tensor], device: torch.device) -> float:
+    """Median duration of a forward and a backward pass, seconds."""
+
+    def step() -> None:
+        module.zero_grad(set_to_none=True)
+        loss().backward()  # type: ignore[no-untyped-call]
+        synchronize(device)
+
+    step()
+    return median_time(step, 5)
 
 
 def head_sizes(config: Config) -> dict[str, int]:

@@ -6,23 +6,29 @@ Below `tasks/` nobody sees the whole configuration.
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from hep_shared.config import StrictModel
 from hep_shared.errors import ConfigError
+from megii_xec.data.augmentation import Augmentation
+from megii_xec.data.masking import DeadChannels, RandomDead
 from megii_xec.data.normalization import Normalization
+from megii_xec.data.reweighting import Curriculum
 from megii_xec.data.selection import Selection
-from megii_xec.data.targets import TargetScaling
+from megii_xec.data.targets import TARGETS, TargetScaling
+from megii_xec.physics.geometry import Face
 from megii_xec.physics.parameters import SimulationConfig
 
 PRESETS = "megii_xec.presets"
 
 LossName = Literal[
     "smooth_l1", "l1", "mse", "huber", "relative_smooth_l1", "relative_l1", "relative_mse",
-    "angular", "cosine",
+    "angular", "cosine", "beta_nll", "quantile",
 ]  # fmt: skip
+ReconstructionLossName = Literal["smooth_l1", "l1", "mse", "huber"]
+DIRECTIONS = ("angle", "angleVec")
 
 
 class SimulatedData(StrictModel):
@@ -95,8 +101,11 @@ class ModelConfig(StrictModel):
         "raw", description="Divide by area before, or after, normalising."
     )
     face_pool: Literal["average", "bilinear"] = Field("average", description="How a face becomes 4 x 4.")
-    position: Literal["learned", "geometric"] = Field(
+    position: Literal["learned", "geometric", "sinusoidal", "rotary", "face_type"] = Field(
         "learned", description="Position encoding of the tokens."
+    )
+    inner_tokens: tuple[int, int] = Field(
+        (1, 1), description="Rows and columns of tokens on the inner face; (3, 2) gives six."
     )
     recompute: bool = Field(
         True, description="Recompute wide activations in the backward pass: half the memory."
@@ -113,6 +122,15 @@ class ModelConfig(StrictModel):
                 f"model.stem_stride is {self.stem_stride}, too coarse for the outer face's 5 x 6 "
                 "centre; use 1 or 2, or model.outer_mode finegrid."
             )
+        if min(self.inner_tokens) < 1:
+            raise ConfigError(
+                f"model.inner_tokens is {self.inner_tokens}; use numbers from 1, such as [3, 2]."
+            )
+        if self.position == "rotary" and self.dim // self.num_heads % 2:
+            raise ConfigError(
+                f"model.position is rotary, which needs heads of even length, not model.dim / "
+                f"model.num_heads = {self.dim // self.num_heads}; change one of them."
+            )
         if self.conv_channels is None and self.dim < 32:
             raise ConfigError(f"model.dim is {self.dim}; below 32 give model.conv_channels too.")
         return self
@@ -122,11 +140,37 @@ class TargetConfig(StrictModel):
     """One quantity to regress."""
 
     loss: LossName = Field("smooth_l1", description="Loss on the scaled target.")
-    beta: float = Field(1.0, gt=0, description="Where smooth_l1 and huber turn from square to linear.")
+    beta: float = Field(
+        1.0, gt=0, description="Where smooth_l1 and huber turn from square to linear; power of beta_nll."
+    )
     weight: float = Field(1.0, gt=0, description="Factor in the sum of the losses.")
+    reweight_bins: tuple[int, ...] | None = Field(
+        None, description="Bins of each component to weigh rare events up with, such as [20, 20] for angle."
+    )
 
 
-class RegressionConfig(StrictModel):
+class ClassConfig(StrictModel):
+    """One number to classify."""
+
+    loss: Literal["cross_entropy"] = "cross_entropy"
+    beta: float = Field(1.0, gt=0, description="Not used by cross_entropy.")
+    weight: float = Field(1.0, gt=0, description="Factor in the sum of the losses.")
+    reweight_bins: tuple[int, ...] | None = Field(None, description="One number of bins, such as [5].")
+
+
+AnyTarget = TargetConfig | ClassConfig
+
+
+class TaskConfig(StrictModel):
+    """What the tasks have in common."""
+
+    @property
+    def targets(self) -> dict[str, AnyTarget]:
+        """Truth that the task needs, in a fixed order."""
+        return {}
+
+
+class RegressionConfig(TaskConfig):
     """Regress the photon; a target that is null is left out."""
 
     kind: Literal["regression"] = "regression"
@@ -138,27 +182,94 @@ class RegressionConfig(StrictModel):
     uvwFI: TargetConfig | None = Field(  # noqa: N815  the field's name
         TargetConfig(), description="First interaction point u, v, w."
     )
+    angleVec: TargetConfig | None = Field(  # noqa: N815  the field's name
+        None, description="Emission direction as a vector."
+    )
+    n_gamma: ClassConfig | None = Field(None, description="Number of photons in the event, 0 to 4.")
     weighting: Literal["fixed", "learned"] = Field(
         "fixed", description="`learned`: one uncertainty a target."
     )
     scaling: TargetScaling = Field(TargetScaling(), description="Offset and scale of each target.")
+    augmentation: Augmentation | None = Field(None, description="Random changes of the training events.")
+    curriculum: Curriculum | None = Field(None, description="Begin with the easy events.")
 
     @property
-    def targets(self) -> dict[str, TargetConfig]:
+    def targets(self) -> dict[str, AnyTarget]:
         """The chosen targets, in a fixed order."""
-        named = {"angle": self.angle, "energy": self.energy, "timing": self.timing, "uvwFI": self.uvwFI}
+        named: dict[str, AnyTarget | None] = {
+            "angle": self.angle, "energy": self.energy, "timing": self.timing, "uvwFI": self.uvwFI,
+            "angleVec": self.angleVec, "n_gamma": self.n_gamma,
+        }  # fmt: skip
         return {name: target for name, target in named.items() if target is not None}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.targets:
-            raise ConfigError("task has no target; set one of angle, energy, timing, uvwFI.")
+            raise ConfigError(f"task has no target; set one of {', '.join(TARGETS)}.")
         for name, target in self.targets.items():
-            if target.loss in ("angular", "cosine") and name != "angle":
+            if target.loss in ("angular", "cosine") and name not in DIRECTIONS:
                 raise ConfigError(
-                    f"task.{name}.loss is '{target.loss}', which is for task.angle only; use smooth_l1."
+                    f"task.{name}.loss is '{target.loss}', which is for {' and '.join(DIRECTIONS)} only; "
+                    "use smooth_l1."
                 )
+            bins, size = target.reweight_bins, TARGETS[name].size
+            if bins is not None and (len(bins) != size or min(bins) < 1):
+                raise ConfigError(f"task.{name}.reweight_bins is {list(bins)}; give {size} positive numbers.")
         return self
+
+
+class PretrainConfig(TaskConfig):
+    """Guess hidden sensors from the others; needs no truth."""
+
+    kind: Literal["pretrain"] = "pretrain"
+    mask_ratio: float = Field(0.65, gt=0, lt=1, description="Share of the valid sensors that is hidden.")
+    mask_ratio_by_face: dict[Face, Annotated[float, Field(ge=0, le=1)]] = Field(
+        {}, description="Faces with a share of their own; 1 hides a whole face."
+    )
+    mask_preference: Literal["uniform", "log_flat"] = Field(
+        "uniform", description="`log_flat`: hidden counts are flat in ln(npho)."
+    )
+    time_mask_ratio_scale: float = Field(
+        1.0, gt=0, description="Above 1 sensors with a time are hidden rather."
+    )
+    loss: ReconstructionLossName = Field("smooth_l1", description="Loss on normalised values.")
+    beta: float = Field(1.0, gt=0, description="Where smooth_l1 and huber turn from square to linear.")
+    npho_weight: float = Field(1.0, ge=0, description="Factor of the counts' loss.")
+    time_weight: float = Field(1.0, ge=0, description="Factor of the times' loss.")
+    learn_channel_logvars: bool = Field(False, description="Learn one uncertainty for counts and times each.")
+    npho_threshold: float | None = Field(
+        None, ge=0, description="Smallest count whose time is scored; null for data.normalization's."
+    )
+    use_npho_time_weight: bool = Field(True, description="Weigh times by the square root of the count.")
+    decoder_channels: int = Field(128, ge=2, multiple_of=2, description="Channels d of the decoders.")
+    save_predictions_every: int = Field(
+        0, ge=0, description="Epochs between ROOT files of guessed sensors while validating; 0 for none."
+    )
+
+
+class InpaintConfig(TaskConfig):
+    """Fill in dead channels."""
+
+    kind: Literal["inpaint"] = "inpaint"
+    dead: DeadChannels = Field(RandomDead(), description="Which sensors are hidden, and scored.")
+    freeze_encoder: bool = Field(False, description="Train the heads only; needs train.encoder_from.")
+    loss: ReconstructionLossName = Field("smooth_l1", description="Loss on normalised values.")
+    # Errors of normalised counts are ten times smaller than those of times, which are mostly noise.
+    beta: float = Field(0.01, gt=0, description="Where smooth_l1 and huber turn from square to linear.")
+    npho_weight: float = Field(10.0, ge=0, description="Factor of the counts' loss.")
+    time_weight: float = Field(1.0, ge=0, description="Factor of the times' loss.")
+    npho_threshold: float | None = Field(
+        None, ge=0, description="Smallest count whose time is scored; null for data.normalization's."
+    )
+    use_npho_time_weight: bool = Field(True, description="Weigh times by the square root of the count.")
+    face_channels: int = Field(64, ge=8, multiple_of=8, description="Channels of the rectangular heads.")
+    hex_channels: int = Field(96, ge=8, multiple_of=8, description="Channels of the hexagonal heads.")
+    save_predictions_every: int = Field(
+        10, ge=0, description="Epochs between ROOT files of filled sensors while validating; 0 for none."
+    )
+
+
+AnyTask = Annotated[RegressionConfig | PretrainConfig | InpaintConfig, Field(discriminator="kind")]
 
 
 class OptimConfig(StrictModel):
@@ -206,7 +317,7 @@ class Config(StrictModel):
     simulation: SimulationConfig = SimulationConfig()
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
-    task: RegressionConfig = RegressionConfig()
+    task: AnyTask = RegressionConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
 
@@ -226,5 +337,25 @@ class Config(StrictModel):
                 "model.start conventional needs data.normalization.npho_input npho and time_input "
                 f"relative_time, not {inputs.npho_input} and {inputs.time_input}; set them, or model.start "
                 "zero."
+            )
+        task, normalization = self.task, self.data.normalization
+        if isinstance(task, InpaintConfig) and task.freeze_encoder and self.train.encoder_from is None:
+            raise ConfigError(
+                "task.freeze_encoder is on, but train.encoder_from names no run to take the encoder from; "
+                "give one, or switch it off."
+            )
+        changes = task.augmentation if isinstance(task, RegressionConfig) else None
+        if normalization.npho_input == "relative_npho" and changes is not None:
+            for name in ("energy_scale", "pileup_probability"):
+                if getattr(changes, name):
+                    raise ConfigError(
+                        f"task.augmentation.{name} changes numbers of photons, which relative_npho does not "
+                        "hold; set data.normalization.npho_input to npho, or the option to 0."
+                    )
+        threshold = None if isinstance(task, RegressionConfig) else task.npho_threshold
+        if normalization.npho_input == "relative_npho" and threshold is not None and threshold >= 1:
+            raise ConfigError(
+                f"task.npho_threshold is {threshold:g}, but relative_npho never exceeds 1, so no time would "
+                "be scored; set it below 1 or to null."
             )
         return self

@@ -254,3 +254,44 @@ def event_display(
     if lines:
         figure.suptitle("\n".join(lines), fontsize=12, family="monospace", x=0.02, ha="left")
     return figure
+
+
+def hidden_display(
+    measured: ArrayLike, seen: ArrayLike, filled: ArrayLike, *, unit: str = "photons", title: str = ""
+) -> Figure:
+    """Draw how hidden sensors of one event were filled in.
+
+    Args:
+        measured: Counts of the event, shape (S,); NaN or above `INVALID_ABOVE` where a sensor is dead.
+        seen: The same with the hidden sensors dead too, which is what the network saw.
+        filled: The same with the network's counts in the hidden sensors.
+        unit: Unit of the counts.
+        title: Line above the first panel.
+
+    Returns:
+        Three panels on one logarithmic scale.
+
+    Raises:
+        ValueError: One of the three does not have one value per sensor.
+    """
+    panels = {"measured": measured, "seen by the network": seen, "hidden sensors filled in": filled}
+    counts = {name: np.asarray(values, dtype=np.float64) for name, values in panels.items()}
+    for name, values in counts.items():
+        if values.shape != (NUM_SENSORS,):
+            raise ValueError(f"'{name}' needs shape ({NUM_SENSORS},), got {values.shape}")
+    dead = {name: ~(np.abs(values) < INVALID_ABOVE) for name, values in counts.items()}
+    brightest = float(counts["measured"][~dead["measured"]].max(initial=0.0)) or 1.0
+    norm = LogNorm(brightest / 10**_DECADES, brightest)
+    figure = Figure(figsize=(24.0, 7.6), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for ax, (name, values) in zip(axes, counts.items(), strict=True):
+        light = np.where(dead[name], np.nan, np.maximum(values, brightest / 10**_DECADES))
+        image = _draw_sensors(ax, light, dead[name], norm, "viridis")
+        _draw_frame(ax)
+        off = Patch(
+            facecolor=_DEAD_COLOR, edgecolor="0.35", hatch="//////", label=f"dead ({dead[name].sum()})"
+        )
+        ax.legend(handles=[off], loc="upper left", frameon=False)
+        ax.set_title(f"{title}\n{name}" if title and ax is axes[0] else name)
+    figure.colorbar(image, ax=axes, label=unit, extend="min", location="bottom", shrink=0.4, aspect=40)
+    return figure

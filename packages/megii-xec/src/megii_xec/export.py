@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hep_shared.errors import UserError
 from hep_shared.onnx import export_onnx
 from hep_shared.run import RunDir
 from megii_xec import __version__
@@ -60,7 +61,13 @@ def export(run: Path, out: Path, *, checkpoint: str = "best", atol: float = 1e-5
     """
     directory = RunDir.open(run)
     config = Config.model_validate(directory.config)
-    model = TASKS[config.task.kind].load_reconstruction(config, directory.load_checkpoint(checkpoint))
+    task = TASKS[config.task.kind]
+    if "export" not in task.FINISH:
+        raise UserError(
+            f"{run} is a {config.task.kind} run, which is not exported; train a network on its encoder with "
+            f"`xec train --set train.encoder_from={run}` and export that."
+        )
+    model = task.load_reconstruction(config, directory.load_checkpoint(checkpoint))
     normalization = model.normalization
     metadata = {
         "producer": f"megii-xec {__version__}",
@@ -80,5 +87,5 @@ def export(run: Path, out: Path, *, checkpoint: str = "best", atol: float = 1e-5
     if normalization.npho_input == "relative_npho":
         largest = inputs["npho"].where(inputs["npho"] < MISSING, 0.0).amax(1, keepdim=True)
         inputs["npho"] = inputs["npho"].where(inputs["npho"] >= MISSING, inputs["npho"] / largest)
-    differences = export_onnx(model, inputs, out, output_names=model.targets, metadata=metadata, atol=atol)
+    differences = export_onnx(model, inputs, out, output_names=model.outputs, metadata=metadata, atol=atol)
     return {"output": out, "max_abs_diff": differences}

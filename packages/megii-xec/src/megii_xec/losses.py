@@ -1,4 +1,4 @@
-r"""Losses of the regression tasks and their weighted sum.
+r"""Losses of the regression tasks and of the reconstruction of hidden sensors, and their weighted sums.
 
 Every loss returns one number per event, so events can carry weights. With r = |prediction − target|, the mean
 running over the components of the target:
@@ -14,7 +14,14 @@ Weights of the tasks are fixed, or learned from the homoscedastic uncertainty of
 
     L = Σ_task w (½ exp(−s) L_task + ½ s),   s = ln σ² trainable
 
-Dimensions: B events, K components of a target.
+Hidden sensors are compared face by face and channel by channel (npho, time), with ℓ one of the first four:
+
+    L_channel^face = Σ_hidden q ℓ / Σ_hidden q,     L = Σ_face (w_npho L_npho^face + w_time L_time^face)
+
+q is 1, or √npho for times, whose variance falls with the number of photons. With learned log-variances s the
+sums over the faces enter as Σ_channel w_channel (½ exp(−s) L_channel + ½ s).
+
+Dimensions: B events, K components of a target, P places on a face.
 """
 
 from collections.abc import Callable, Mapping
@@ -103,8 +110,12 @@ def quantile(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
 
 
 def cross_entropy(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
-    """Cross entropy of a class number; shapes (B, classes), (B,) or (B, 1) to (B,)."""
-    return F.cross_entropy(prediction, target.reshape(-1).long(), reduction="none")
+    """Cross entropy of a class number; shapes (B, classes), (B,) or (B, 1) to (B,).
+
+    Numbers beyond the last class belong to it: pile-up can add up to more photons than there are classes.
+    """
+    number = target.reshape(-1).long().clamp(0, prediction.shape[-1] - 1)
+    return F.cross_entropy(prediction, number, reduction="none")
 
 
 LOSSES: dict[str, LossFunction] = {
@@ -122,7 +133,7 @@ LOSSES: dict[str, LossFunction] = {
     "cross_entropy": cross_entropy,
 }
 
-OUTPUTS_PER_TARGET: dict[str, int] = {"beta_nll": 2, "quantile": len(QUANTILES)}  # 1 for all others
+RECONSTRUCTION_LOSSES = ("smooth_l1", "l1", "mse", "huber")
 
 
 @dataclass(frozen=True)
@@ -138,6 +149,11 @@ class TaskLoss:
     kind: str = "smooth_l1"
     weight: float = 1.0
     beta: float = 1.0
+
+
+def weighted_mean(per_event: Tensor, weights: Tensor) -> Tensor:
+    """Mean with weights, shapes (B,), (B,) to (); 0 when no event counts."""
+    return (per_event * weights).sum() / weights.sum().clamp_min(1e-6)
 
 
 class MultiTaskLoss(nn.Module):
@@ -182,10 +198,92 @@ class MultiTaskLoss(nn.Module):
         terms, parts = [], {}
         for name, task in self.tasks.items():
             per_event = LOSSES[task.kind](outputs[name].float(), targets[name].float(), task.beta)
-            loss = per_event.mean() if weights is None else (per_event * weights).sum() / weights.sum()
+            loss = per_event.mean() if weights is None else weighted_mean(per_event, weights)
             parts[name] = loss.detach()
             if self.log_variances is not None:
                 s = self.log_variances[name]
                 loss = (torch.exp(-s) * loss + s) / 2
             terms.append(task.weight * loss)
         return torch.stack(terms).sum(), parts
+
+
+CHANNELS = ("npho", "time")
+
+
+@dataclass(frozen=True)
+class HiddenFace:
+    """What a network said about one face, and what is true.
+
+    Attributes:
+        prediction: Normalised counts and times, shape (B, 2, P).
+        target: The same without hidden sensors, shape (B, 2, P).
+        weight: q of every place, 0 where there is nothing to compare, shape (B, 2, P).
+    """
+
+    prediction: Tensor
+    target: Tensor
+    weight: Tensor
+
+
+class ReconstructionLoss(nn.Module):
+    """Loss of hidden sensors on all faces.
+
+    Args:
+        kind: One of `RECONSTRUCTION_LOSSES`.
+        npho_weight: w_npho.
+        time_weight: w_time.
+        beta: β of smooth_l1 and huber, in normalised units.
+        learn_channel_logvars: Learn one uncertainty for each channel; they are parameters of this module.
+
+    Raises:
+        ValueError: The loss is unknown.
+    """
+
+    channel_weights: Tensor
+
+    def __init__(
+        self,
+        kind: str = "smooth_l1",
+        *,
+        npho_weight: float = 1.0,
+        time_weight: float = 1.0,
+        beta: float = 1.0,
+        learn_channel_logvars: bool = False,
+    ) -> None:
+        super().__init__()
+        if kind not in RECONSTRUCTION_LOSSES:
+            raise ValueError(f"loss is {kind!r}; the losses are {', '.join(RECONSTRUCTION_LOSSES)}")
+        self.kind, self.beta = kind, beta
+        self.register_buffer("channel_weights", torch.tensor([npho_weight, time_weight]), persistent=False)
+        self.log_variances = nn.Parameter(torch.zeros(2)) if learn_channel_logvars else None
+
+    def forward(self, faces: Mapping[str, HiddenFace]) -> tuple[Tensor, Tensor]:
+        """Evaluate the loss.
+
+        Args:
+            faces: What to compare, by face.
+
+        Returns:
+            The loss, and the sums it is made of, detached: for each face (in order) and channel Σ q ℓ, Σ q,
+            Σ |d|, Σ d² and the number of places, shape (faces, 2, 5).
+        """
+        sums = torch.stack([self._sums(face) for face in faces.values()])
+        by_channel = (sums[..., 0] / sums[..., 1].clamp_min(1e-9)).sum(0)
+        return self.combine(by_channel), sums.detach()
+
+    def combine(self, by_channel: Tensor) -> Tensor:
+        """Weigh the channels: losses summed over the faces, shape (2,), to the total."""
+        if self.log_variances is not None:
+            s = self.log_variances
+            by_channel = (torch.exp(-s) * by_channel + s) / 2
+        return (self.channel_weights * by_channel).sum()
+
+    def _sums(self, face: HiddenFace) -> Tensor:
+        prediction, target, weight = (t.float() for t in (face.prediction, face.target, face.weight))
+        # Sentinels stand where the weight is 0; without them nothing there can overflow.
+        difference = (prediction - target) * (weight > 0)
+        # The losses average over the last axis; here every place is wanted by itself.
+        loss = LOSSES[self.kind](difference[..., None], torch.zeros_like(difference)[..., None], self.beta)
+        scored = (weight > 0).to(loss.dtype)
+        terms = (weight * loss, weight, difference.abs(), difference.square(), scored)
+        return torch.stack([term.sum((0, 2)) for term in terms], dim=-1)

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from megii_xec.data.schema import INVALID_ABOVE
-from megii_xec.physics.coordinates import angles_to_vector, opening_angle_deg, uvw_to_xyz
+from megii_xec.physics.coordinates import angles_to_vector, opening_angle_deg, uvw_to_xyz, vector_to_angles
 
 FloatArray = NDArray[np.float64]
 Statistic = Callable[[FloatArray], FloatArray]  # (..., B) -> (...)
@@ -72,8 +72,9 @@ DERIVED_METRICS: dict[str, str] = {
     "opening_angle": "val_resolution_deg",
     "energy_relative": "energy_resolution_percent",
     "distance": "uvw_distance68_mm",
+    "opening_angle_vec": "angleVec_resolution_deg",
 }
-NUM_COLUMNS = {"angle": 2, "energy": 1, "timing": 1, "uvwFI": 3}
+NUM_COLUMNS = {"angle": 2, "energy": 1, "timing": 1, "uvwFI": 3, "angleVec": 3, "n_gamma": 1}
 
 
 def bias(residual: FloatArray) -> FloatArray:
@@ -174,24 +175,32 @@ def _columns(values: ArrayLike, task: str) -> FloatArray:
     return array
 
 
+def with_angles(values: Mapping[str, ArrayLike]) -> dict[str, ArrayLike]:
+    """Add the angles of a direction that is given as a vector only; arguments as in `residuals`."""
+    if "angleVec" not in values or "angle" in values:
+        return dict(values)
+    return {"angle": vector_to_angles(_columns(values["angleVec"], "angleVec")), **values}
+
+
 def residuals(pred: Mapping[str, ArrayLike], truth: Mapping[str, ArrayLike]) -> dict[str, FloatArray]:
     """Return what is to be histogrammed for every quantity of the predicted tasks.
 
     Args:
         pred: Prediction of each task, shape (B, k) or (B,): `angle` (theta, phi; degrees), `energy` (GeV),
-            `timing` (ns), `uvwFI` (cm).
+            `timing` (ns), `uvwFI` (cm), `angleVec` (any length), `n_gamma` (has no residual).
         truth: Truth of at least these tasks, same shapes.
 
     Returns:
         Arrays of shape (B,), NaN where prediction or truth is missing. Pred - true: `theta`, `phi` (deg, phi
         along the shorter way round), `energy` (MeV), `energy_relative` (%), `timing` (ps), `u`, `v`, `w`
-        (mm). Distances in space: `opening_angle` (deg), `distance` (mm).
+        (mm). Distances in space: `opening_angle`, `opening_angle_vec` (deg), `distance` (mm).
 
     Raises:
         KeyError: A task is unknown or has no truth.
         ValueError: Prediction and truth differ in length, or the number of columns is wrong.
     """
     result: dict[str, FloatArray] = {}
+    pred, truth = with_angles(pred), with_angles(truth)
     for task, values in pred.items():
         p, t = _columns(values, task), _columns(truth[task], task)
         if len(p) != len(t):
@@ -205,6 +214,8 @@ def residuals(pred: Mapping[str, ArrayLike], truth: Mapping[str, ArrayLike]) -> 
             result["opening_angle"] = opening_angle_deg(*vectors)
         elif task == "energy":
             result["energy_relative"] = 100 * (p / np.where(t > 0, t, np.nan) - 1)[:, 0]
+        elif task == "angleVec":
+            result["opening_angle_vec"] = opening_angle_deg(p, t)
         elif task == "uvwFI":
             result["distance"] = 10 * np.linalg.norm(uvw_to_xyz(p) - uvw_to_xyz(t), axis=1)
     return result
@@ -236,9 +247,12 @@ def regression_summary(
         `energy_resolution_percent`, the width of (pred - true) / true; `uvw_distance68_mm`, the 68th
         percentile of the distance in space. With resamples, `<metric>_low` and `<metric>_high` follow each of
         them. `num_events` counts all events and `num_missing_<task>` those left out of the numbers of a task.
-        A metric without events is NaN.
+        A metric without events is NaN. `n_gamma_accuracy` is the share of events with the right number.
     """
     summary: dict[str, float] = {"num_events": 0.0}
+    if "n_gamma" in pred:
+        p, t = (_columns(x["n_gamma"], "n_gamma") for x in (pred, truth))
+        summary["n_gamma_accuracy"] = float((p == t).mean()) if len(p) else np.nan
     for name, values in residuals(pred, truth).items():
         summary["num_events"] = float(len(values))
         finite = values[np.isfinite(values)]

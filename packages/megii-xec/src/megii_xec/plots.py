@@ -82,8 +82,11 @@ AXES: dict[str, Axis] = {
     "v": Axis("v", "cm", "mm"),
     "w": Axis("w", "cm", "mm"),
     "opening_angle": Axis(r"\psi", "deg", "deg"),
+    "opening_angle_vec": Axis(r"\psi_\mathrm{vec}", "deg", "deg"),
     "distance": Axis(r"\Delta r", "mm", "mm"),
 }
+
+DISTANCES = ("opening_angle", "opening_angle_vec", "distance")  # never negative: they have no bias
 
 # Panels of the training curves: label of the ordinate, then the curves as metric and legend entry.
 _METRIC_PANELS: tuple[tuple[str, dict[str, str]], ...] = (
@@ -91,6 +94,7 @@ _METRIC_PANELS: tuple[tuple[str, dict[str, str]], ...] = (
         "direction, 68 % width [deg]",
         {
             "val_resolution_deg": r"$\psi$",
+            "angleVec_resolution_deg": r"$\psi_\mathrm{vec}$",
             "theta_width68": r"$\theta_\gamma$",
             "phi_width68": r"$\phi_\gamma$",
         },
@@ -98,6 +102,12 @@ _METRIC_PANELS: tuple[tuple[str, dict[str, str]], ...] = (
     ("energy, 68 % width [%]", {"energy_resolution_percent": r"$E_\gamma$"}),
     ("time, 68 % width [ps]", {"timing_width68": r"$t_\gamma$"}),
     ("position, 68 % width [mm]", {"u_width68": "$u$", "v_width68": "$v$", "w_width68": "$w$"}),
+    ("mean error, hidden sensors", {"mae_npho": "counts", "mae_time": "times"}),
+    (
+        "mean count error by face",  # the other two faces mirror us and top
+        {f"mae_{face}_npho": face for face in ("inner", "outer", "us", "top")},
+    ),
+    ("throughput [events/s]", {"system/throughput_events_per_sec": "training"}),
 )
 _HEADROOM = 0.72  # share of a panel's height below the legend
 
@@ -273,7 +283,7 @@ def resolution_profiles(
     """
     columns = _num_columns(len(profiles))
     rows = math.ceil(len(profiles) / columns)
-    signed = quantity not in ("opening_angle", "distance")
+    signed = quantity not in DISTANCES
     heights = [2.4, 1.0] if signed else [2.4]
     figure = Figure(figsize=(4.4 * columns, 1.3 * sum(heights) * rows + 0.3), layout="constrained")
     grid = figure.add_gridspec(rows * len(heights), columns, height_ratios=heights * rows)

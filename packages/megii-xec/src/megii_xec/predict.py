@@ -9,6 +9,7 @@ Dimensions: B events, S sensors (4760), K components of a target.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from hep_shared.amp import explain_oom, resolve_device
 from hep_shared.errors import InputFileError, UserError
+from hep_shared.files import atomic_path
 from hep_shared.onnx import open_session, read_metadata
 from hep_shared.run import RunDir
 from megii_xec.config import Config
@@ -23,11 +25,13 @@ from megii_xec.data.normalization import Normalization
 from megii_xec.data.schema import EVENT, MISSING, RUN, Branch
 from megii_xec.data.stream import PhotonBatch, PhotonStream
 from megii_xec.data.targets import TARGETS
-from megii_xec.data.writer import TreeWriter
+from megii_xec.data.writer import TreeWriter, write_tree
+from megii_xec.models.deploy import PhotonReconstruction
+from megii_xec.models.readout import SIGMA
 from megii_xec.tasks import TASKS
 
 TREE = "predictions"
-Arrays = dict[str, NDArray[np.float32]]
+Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,14 @@ class Predictor:
 
     Attributes:
         targets: What it predicts.
+        outputs: The targets, and `sigma_<target>` for those whose uncertainty it tells.
         normalization: What it was trained with; names the branches it reads.
-        reconstruct: Maps a raw batch to {target: (B, K)} in physical units.
+        reconstruct: Maps a raw batch to {output: (B, K)} in physical units.
         source: Where it was loaded from.
     """
 
     targets: tuple[str, ...]
+    outputs: tuple[str, ...]
     normalization: Normalization
     reconstruct: Callable[[PhotonBatch], Arrays]
     source: Path
@@ -63,8 +69,32 @@ class Predictor:
         )
 
 
-def load_run(run: Path, device: str, *, checkpoint: str = "best") -> Predictor:
+def load_model(run: Path, *, checkpoint: str = "best") -> PhotonReconstruction:
     """Load the averaged weights of a training.
+
+    Args:
+        run: Run directory.
+        checkpoint: `best`, `last` or a file name of the run.
+
+    Returns:
+        The reconstruction in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: The run or its checkpoint cannot be used.
+    """
+    directory = RunDir.open(run)
+    config = Config.model_validate(directory.config)
+    task = TASKS[config.task.kind]
+    if not hasattr(task, "load_reconstruction"):
+        raise UserError(
+            f"{run} is a {config.task.kind} run, which reconstructs no photons; give a run of `xec train`."
+        )
+    model: PhotonReconstruction = task.load_reconstruction(config, directory.load_checkpoint(checkpoint))
+    return model
+
+
+def load_run(run: Path, device: str, *, checkpoint: str = "best") -> Predictor:
+    """Make a predictor of a training.
 
     Args:
         run: Run directory.
@@ -77,20 +107,31 @@ def load_run(run: Path, device: str, *, checkpoint: str = "best") -> Predictor:
     Raises:
         UserError: The run or its checkpoint cannot be used.
     """
-    directory = RunDir.open(run)
-    config = Config.model_validate(directory.config)
-    task = TASKS[config.task.kind]
     where = resolve_device(device)
-    model = task.load_reconstruction(config, directory.load_checkpoint(checkpoint)).to(where)
+    model = load_model(run, checkpoint=checkpoint).to(where)
 
     @torch.inference_mode()
     def reconstruct(batch: PhotonBatch) -> Arrays:
-        sensors = batch.sensors.to(where)
-        with explain_oom("lower --batch-size"):
-            outputs = model(sensors[..., 0], sensors[..., 1], batch.time_min_s.float().to(where))
-        return {name: value.cpu().numpy() for name, value in zip(model.targets, outputs, strict=True)}
+        return run_model(model, batch, where)
 
-    return Predictor(model.targets, model.normalization, reconstruct, run)
+    return Predictor(model.targets, model.outputs, model.normalization, reconstruct, run)
+
+
+def run_model(model: PhotonReconstruction, batch: PhotonBatch, where: torch.device) -> Arrays:
+    """Evaluate a model on a raw batch.
+
+    Args:
+        model: The reconstruction, on the device.
+        batch: Raw events.
+        where: The device.
+
+    Returns:
+        Outputs in physical units by name, (B, K).
+    """
+    sensors = batch.sensors.to(where)
+    with explain_oom("lower --batch-size"):
+        outputs = model(sensors[..., 0], sensors[..., 1], batch.time_min_s.float().to(where))
+    return {name: value.float().cpu().numpy() for name, value in zip(model.outputs, outputs, strict=True)}
 
 
 def load_onnx(path: Path, device: str) -> Predictor:
@@ -111,6 +152,7 @@ def load_onnx(path: Path, device: str) -> Predictor:
     if "normalization" not in metadata or "targets" not in metadata:
         raise InputFileError(path, "carries no normalisation and no targets", "export it with `xec export`")
     targets = tuple(metadata["targets"])
+    outputs = tuple(metadata["output_names"])
 
     def reconstruct(batch: PhotonBatch) -> Arrays:
         inputs = {
@@ -118,9 +160,9 @@ def load_onnx(path: Path, device: str) -> Predictor:
             "time": np.ascontiguousarray(batch.sensors[..., 1].numpy()),
             "time_min_s": batch.time_min_s.numpy().astype(np.float32),
         }
-        return dict(zip(targets, session.run(list(targets), inputs), strict=True))
+        return dict(zip(outputs, session.run(list(outputs), inputs), strict=True))
 
-    return Predictor(targets, Normalization(**metadata["normalization"]), reconstruct, path)
+    return Predictor(targets, outputs, Normalization(**metadata["normalization"]), reconstruct, path)
 
 
 def load_predictor(model: Path, device: str, *, checkpoint: str = "best") -> Predictor:
@@ -161,31 +203,77 @@ def choose_model(run: Path | None, onnx: Path | None) -> Path:
     return model
 
 
-def output_branches(targets: Sequence[str]) -> tuple[Branch, ...]:
+def output_branches(outputs: Sequence[str]) -> tuple[Branch, ...]:
     """Branches of a prediction file.
 
     Args:
-        targets: What is predicted.
+        outputs: What is predicted, see `Predictor`.
 
     Returns:
-        Run, event, and one float branch a component, such as `pred_theta`.
+        Run, event, and one float branch a component, such as `pred_theta` or `sigma_energy`.
     """
     components = [
-        Branch(f"pred_{component}", (), "f4", TARGETS[name].unit, "reco", f"predicted {component}")
-        for name in targets
-        for component in TARGETS[name].components
+        Branch(name, (), "f4", TARGETS[output.removeprefix(SIGMA)].unit, "reco", f"predicted {name}")
+        for output in outputs
+        for name in component_names(output)
     ]
     return (RUN, EVENT, *components)
+
+
+def component_names(output: str) -> list[str]:
+    """Names of the branches of one output."""
+    prefix = SIGMA if output.startswith(SIGMA) else "pred_"
+    return [prefix + component for component in TARGETS[output.removeprefix(SIGMA)].components]
 
 
 def output_columns(batch: PhotonBatch, predicted: Mapping[str, NDArray[np.float32]]) -> Arrays:
     """Arrange predictions as branches; a value that is not finite is written as missing."""
     columns: Arrays = {RUN.name: batch.run.numpy(), EVENT.name: batch.event.numpy()}
-    for name, values in predicted.items():
-        for k, component in enumerate(TARGETS[name].components):
-            column = values[:, k]
-            columns[f"pred_{component}"] = np.where(np.isfinite(column), column, MISSING).astype(np.float32)
+    for output, values in predicted.items():
+        for k, name in enumerate(component_names(output)):
+            columns[name] = finite_or_missing(values[:, k])
     return columns
+
+
+def write_with_truth(
+    path: Path,
+    identity: tuple[NDArray[Any], NDArray[Any]],
+    predicted: Mapping[str, NDArray[Any]],
+    truth: Mapping[str, NDArray[Any]],
+    opening_angle_deg: NDArray[np.float64] | None,
+) -> None:
+    """Write every event of an evaluation, as a ROOT tree and as a table of text.
+
+    Args:
+        path: ROOT file; the text goes to the same name with `.csv`.
+        identity: Run and event numbers, (N,) each.
+        predicted: Outputs by name, (N, K), see `Predictor`.
+        truth: Targets by name, (N, K).
+        opening_angle_deg: Angle between true and predicted direction, (N,), or None.
+    """
+    branches = [*output_branches(tuple(predicted))]
+    columns: Arrays = {RUN.name: identity[0], EVENT.name: identity[1]}
+    for output, values in predicted.items():
+        for k, name in enumerate(component_names(output)):
+            columns[name] = finite_or_missing(values[:, k])
+    for target, values in truth.items():
+        for k, component in enumerate(TARGETS[target].components):
+            name = f"true_{component}"
+            branches.append(Branch(name, (), "f4", TARGETS[target].unit, "truth", f"true {component}"))
+            columns[name] = finite_or_missing(values[:, k])
+    if opening_angle_deg is not None:
+        branches.append(Branch("opening_angle", (), "f4", "deg", "reco", "true to predicted direction"))
+        columns["opening_angle"] = finite_or_missing(opening_angle_deg)
+    write_tree(path, columns, tuple(branches), tree=TREE)
+    with atomic_path(path.with_suffix(".csv")) as temporary:
+        table = np.stack([columns[branch.name].astype(np.float64) for branch in branches], axis=1)
+        names = ",".join(branch.name for branch in branches)
+        np.savetxt(temporary, table, fmt="%.9g", delimiter=",", header=names, comments="")
+
+
+def finite_or_missing(column: NDArray[Any]) -> NDArray[np.float32]:
+    """Values as they are stored, (N,): what is not finite is missing."""
+    return np.where(np.isfinite(column), column, MISSING).astype(np.float32)
 
 
 def predict(
@@ -222,7 +310,7 @@ def predict(
     manifest = {"model": str(predictor.source), "normalization": predictor.normalization.fingerprint()}
     with (
         PhotonStream(inputs, predictor.raw, batch_size=batch_size, num_workers=num_threads) as stream,
-        TreeWriter(output, output_branches(predictor.targets), tree=TREE, manifest=manifest) as writer,
+        TreeWriter(output, output_branches(predictor.outputs), tree=TREE, manifest=manifest) as writer,
     ):
         for batch in stream.batches():
             predicted = predictor.reconstruct(batch)

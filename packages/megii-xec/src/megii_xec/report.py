@@ -24,10 +24,25 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("v_width68", "v, 68 % width", "mm"),
     ("w_width68", "w, 68 % width", "mm"),
 )
+# Pictures by the end of their name; one that begins with the name of a split is there once for each split.
 FIGURES = (
     "training_curves", "residuals", "energy_resolution", "opening_angle", "profile_opening_angle",
-    "profile_w", "truth_vs_prediction", "event_0",
+    "profile_energy_relative", "profile_w", "truth_vs_prediction", "calibration", "saliency_profile",
+    "inpainting", "filled_masked_*", "filled_random_5_percent", "filled_clusters_5_percent", "event_0",
 )  # fmt: skip
+# Metric of the history, label, unit; of the last epoch.
+SYSTEM: tuple[tuple[str, str, str], ...] = (
+    ("system/throughput_events_per_sec", "throughput", "events/s"),
+    ("system/epoch_duration_sec", "time of an epoch", "s"),
+    ("system/avg_data_load_sec", "waiting for a batch", "s"),
+    ("system/compute_efficiency", "share of the time spent computing", ""),
+    ("system/ram_used_gb", "memory of the process, peak", "GB"),
+    ("system/memory_allocated_GB", "device memory, allocated", "GB"),
+    ("system/memory_reserved_GB", "device memory, reserved", "GB"),
+    ("system/memory_peak_GB", "device memory, peak", "GB"),
+    ("system/gpu_utilization_pct", "device memory, allocated share", "%"),
+    ("system/memory_fragmentation", "device memory, fragmentation", ""),
+)
 
 
 def report(runs: Sequence[Path], out: Path) -> dict[str, object]:
@@ -62,24 +77,53 @@ def describe(path: Path) -> dict[str, Any]:
     for file in evaluations:
         with reader_boundary(file, remedy="evaluate the run again"):
             evaluation = json.loads(file.read_text())
-        splits.append({"name": evaluation["split"], "rows": rows(evaluation), "evaluation": evaluation})
+        splits.append({"name": file.stem.removeprefix("evaluation_"), **table(evaluation)})
     return {
         "name": path.name,
         "splits": splits,
-        "figures": [(name, data) for name in FIGURES for data in embedded(run, name)],
+        "figures": [picture for name in FIGURES for picture in embedded(run, name)],
         "config": json.dumps(run.config, indent=2),
         "epochs": len(run.history()),
+        "system": system(run),
     }
 
 
-def rows(evaluation: dict[str, Any]) -> list[dict[str, str]]:
-    """One table row a metric: network and conventional value with their intervals."""
-    table = []
-    for metric, label, unit in ROWS:
-        if metric in evaluation["network"]:
-            values = {kind: interval(evaluation[kind], metric) for kind in ("network", "conventional")}
-            table.append({"label": label, "unit": unit, **values})
-    return table
+def system(run: RunDir) -> list[tuple[str, str, str]]:
+    """Label, value and unit of what the last epoch took."""
+    history = run.history()
+    last = history[-1] if history else {}
+    return [(label, f"{last[key]:.3g}", unit) for key, label, unit in SYSTEM if last.get(key) is not None]
+
+
+def table(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """What the table of a split holds: number of events, headings, rows, unseen-vertex limit."""
+    if "maps" in evaluation:
+        methods = list(next(iter(evaluation["maps"].values())))
+        rows = [
+            [
+                name.replace("_", " "),
+                evaluation["npho_unit"],
+                *(f"{values[method]['mae_npho']:.3g}" for method in methods),
+            ]
+            for name, values in evaluation["maps"].items()
+        ]
+        headings = ["hidden sensors, mean error", "unit", *(method.replace("_", " ") for method in methods)]
+        return {"num_events": evaluation["num_events"], "headings": headings, "rows": rows, "limit": None}
+    kinds = ("network", "conventional")
+    rows = [
+        [label, unit, *(interval(evaluation[kind], metric) for kind in kinds)]
+        for metric, label, unit in ROWS
+        if metric in evaluation["network"]
+    ]
+    for name, values in evaluation.get("uncertainty", {}).items():
+        coverage = f"{100 * values['coverage68']:.0f} % within σ, pull width {values['pull_width68']:.2f}"
+        rows.append([f"uncertainty of {name.replace('_', ' ')}", "", coverage, "–"])
+    return {
+        "num_events": int(evaluation["network"]["num_events"]),
+        "headings": ["quantity", "unit", *kinds],
+        "rows": rows,
+        "limit": evaluation.get("unseen_vertex_limit_deg"),
+    }
 
 
 def interval(summary: dict[str, Any], metric: str) -> str:
@@ -90,9 +134,12 @@ def interval(summary: dict[str, Any], metric: str) -> str:
     return f"{value:.3g} ({low:.3g} to {high:.3g})"
 
 
-def embedded(run: RunDir, name: str) -> list[str]:
-    """Pictures of that name as data addresses, one a split that has it."""
+def embedded(run: RunDir, name: str) -> list[tuple[str, str]]:
+    """Pictures of that name as caption and data address, one a split that has it."""
     return [
-        "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+        (
+            file.stem.replace("_", " "),
+            "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode(),
+        )
         for file in sorted((run.path / "figures").glob(f"*{name}.png"))
     ]

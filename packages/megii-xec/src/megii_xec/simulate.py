@@ -193,6 +193,7 @@ def event_columns(
         schema.UVW_TRUTH: co.xyz_to_uvw(photons.conversion),
         schema.ENERGY_TRUTH: photons.energy_mev * 1e-3,
         schema.TIME_TRUTH: events.time_ns,
+        schema.NUM_GAMMA: events.num_gamma,
         schema.XYZ_RECO_FI: co.uvw_to_xyz(reco.uvw_mean),
         schema.XYZ_RECO_LC: co.uvw_to_xyz(reco.uvw_fit),
         schema.UVW_RECO_FI: reco.uvw_mean,

@@ -8,12 +8,15 @@ only rank 0 writes.
 """
 
 import logging
+import resource
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from rich.console import Console
 from rich.progress import Progress
 
@@ -93,6 +96,7 @@ def train(config: Config, *, out: Path, resume: bool, device: str, command: str)
     world.barrier()
     config = with_data(config, out)  # the other ranks find the files
     train_stream, validation_stream = task.build_streams(config, world)
+    prepare = task.preparation(config, train_stream)
     model = task.build_model(config).to(world.device)
     if settings.encoder_from is not None:
         task.load_encoder(model, config, settings.encoder_from)
@@ -161,8 +165,9 @@ def train(config: Config, *, out: Path, resume: bool, device: str, command: str)
                     "raise train.accumulation_steps, which cuts the memory and keeps the result"
                 ):
                     for part in batch.split(num_parts):
+                        prepared = prepare(part.to(world.device), cursor.epoch)
                         with amp.autocast():
-                            loss = task.compute_loss(forward, part.to(world.device)) / num_parts
+                            loss = task.compute_loss(forward, prepared) / num_parts
                         amp.backward(loss)
                         batch_loss += check_loss(
                             loss, epoch=cursor.epoch + 1, step=cursor.step, batch_id=part.name,
@@ -181,7 +186,9 @@ def train(config: Config, *, out: Path, resume: bool, device: str, command: str)
                         save()
 
             seconds = time.perf_counter() - started
-            validation = task.validate(ema.module, validation_stream, world, amp)
+            validation = task.validate(
+                ema.module, validation_stream, world, amp, out=run.path, epoch=cursor.epoch
+            )
             record = {
                 "step": cursor.step,
                 "epoch": cursor.epoch + 1,
@@ -193,6 +200,7 @@ def train(config: Config, *, out: Path, resume: bool, device: str, command: str)
                 "system/throughput_events_per_sec": num_done * config.data.batch_size / seconds,
                 "system/avg_data_load_sec": waited / num_done,
                 "system/compute_efficiency": 1.0 - waited / seconds,
+                **memory_metrics(world.device),
             }
             cursor.epoch, cursor.batch, cursor.loss_sum = cursor.epoch + 1, 0, 0.0
             if world.is_main:
@@ -263,14 +271,27 @@ def finish(config: Config, run: RunDir, device: str) -> dict[str, Any]:
         What goes to the terminal.
     """
     result: dict[str, Any] = {"run": run.path, "best_val_loss": run.best_metric}
-    if "export" in config.train.finish:
+    finish = [verb for verb in TASKS[config.task.kind].FINISH if verb in config.train.finish]
+    if "export" in finish:
         result["onnx"] = export(run.path, run.path / "model.onnx")["output"]
-    if "evaluate" in config.train.finish:
+    if "evaluate" in finish:
         evaluation = evaluate(run.path, device=device)
-        for kind in ("network", "conventional"):
-            result[kind] = {name: evaluation[kind][name] for name in HEADLINE if name in evaluation[kind]}
+        result |= headline(evaluation)
         result["figures"] = run.path / "figures"
     return result
+
+
+def headline(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The few numbers of an evaluation that a finished training prints."""
+    if "maps" in evaluation:  # of an inpainter: mean errors of filled-in sensors, photons
+        return {
+            name: {method: values["mae_npho"] for method, values in methods.items()}
+            for name, methods in evaluation["maps"].items()
+        }
+    return {
+        kind: {name: evaluation[kind][name] for name in HEADLINE if name in evaluation[kind]}
+        for kind in ("network", "conventional")
+    }
 
 
 def open_run(config: Config, world: World, *, out: Path, resume: bool, command: str) -> RunDir:
@@ -281,6 +302,28 @@ def open_run(config: Config, world: World, *, out: Path, resume: bool, command: 
         return run
     world.barrier()
     return RunDir.open(out)
+
+
+def memory_metrics(device: torch.device) -> dict[str, float]:
+    """Memory of this process and of its device, in GB, under the names that the trackers show.
+
+    `system/gpu_utilization_pct` is the allocated share of the device, `system/memory_fragmentation` the
+    unused share of what PyTorch has reserved.
+    """
+    # ru_maxrss is in kB on Linux and in bytes on macOS.
+    unit = 1.0 if sys.platform == "darwin" else 1024.0
+    metrics = {"system/ram_used_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
+    if device.type == "cuda":
+        allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+        total = torch.cuda.get_device_properties(device).total_memory
+        metrics |= {
+            "system/memory_allocated_GB": allocated / 1e9,
+            "system/memory_reserved_GB": reserved / 1e9,
+            "system/memory_peak_GB": torch.cuda.max_memory_allocated(device) / 1e9,
+            "system/gpu_utilization_pct": 100.0 * allocated / total,
+            "system/memory_fragmentation": 1.0 - allocated / reserved if reserved else 0.0,
+        }
+    return metrics
 
 
 def timed(batches: Iterator[Item]) -> Iterator[tuple[float, Item]]:

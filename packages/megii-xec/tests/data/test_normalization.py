@@ -143,7 +143,10 @@ def test_fingerprint_changes_with_every_decisive_field() -> None:
     prints = {Normalization(**{**base.model_dump(), **change}).fingerprint() for change in changes}
     assert len(prints | {base.fingerprint()}) == len(changes) + 1
     # The name of the scheme does not matter where formula and constants agree.
-    assert Normalization(**{**base.model_dump(), "scheme": "legacy"}).fingerprint() == base.fingerprint()
+    assert (
+        Normalization(**{**base.model_dump(mode="json"), "scheme": "legacy"}).fingerprint()
+        == base.fingerprint()
+    )
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -167,3 +170,18 @@ def test_presets_have_the_constants_of_their_scheme():
     chosen = load_config(Config, presets=PRESETS, overrides=["data.normalization.scheme=sqrt"])
     assert chosen.data.normalization == Normalization(scheme="sqrt")
     assert Config.model_validate(to_plain(legacy)) == legacy
+
+
+def test_what_a_preset_gives_stays_when_the_scheme_changes() -> None:
+    overrides = ["data.normalization.scheme=sqrt"]
+    mixed = load_config(Config, presets=PRESETS, preset="small", overrides=overrides).data.normalization
+    assert (mixed.npho_scale, mixed.time_scale_s) == (20_000.0, 1e-8)
+
+
+def test_files_hold_every_constant() -> None:
+    for scheme in ("legacy", "new", "sqrt"):
+        normalization = Normalization(scheme=scheme, npho_scale=7.0)
+        stored = normalization.model_dump(mode="json")
+        assert stored.keys() == Normalization.model_fields.keys()
+        assert Normalization(**stored) == normalization == Normalization(**normalization.model_dump())
+        assert normalization.model_dump()["npho_scale"] == 7.0

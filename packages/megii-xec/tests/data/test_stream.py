@@ -14,7 +14,7 @@ import uproot
 from megii_xec.data.normalization import Normalization
 from megii_xec.data.order import Lane, Piece, sequential_order, shuffled_order
 from megii_xec.data.reader import PhotonFile
-from megii_xec.data.schema import ENERGY_RECO, NPHO, RELATIVE_TIME, RUN, UVW_TRUTH
+from megii_xec.data.schema import ENERGY_RECO, MISSING, NPHO, RELATIVE_TIME, RUN, UVW_TRUTH
 from megii_xec.data.selection import Selection
 from megii_xec.data.stream import PhotonBatch, PhotonStream
 
@@ -324,3 +324,15 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path, make_photons: Callab
 
     # Ten times the data are 76 MB raw per 1000 events more; a few chunks of 2 MB are allowed for.
     assert peak_mb(paths) < peak_mb(paths[:1]) + 25
+
+
+def test_events_without_any_time_are_left_out_where_timing_is_wanted(make_photons, caplog):
+    earliest = np.full(6, -6e-8, np.float32)
+    earliest[2] = MISSING
+    path = make_photons(time_min_used=earliest)
+    with PhotonStream(path, Normalization(), batch_size=6, targets=("timing",)) as stream:
+        assert (stream.num_events, stream.num_without_time) == (5, 1)
+        assert next(stream.batches()).event.tolist() == [0, 1, 3, 4, 5]
+    assert "left out 1 events without any sensor time" in caplog.text
+    with PhotonStream(path, Normalization(), batch_size=6, targets=("energy",)) as stream:
+        assert stream.num_events == 6

@@ -172,7 +172,7 @@ def test_bfloat16_autocast(make_encoder, events, masked):
     ("options", "message"),
     [
         ({"outer_mode": "coarse"}, "outer_mode is 'coarse'; use one of finegrid, split"),
-        ({"position": "rope"}, "position is 'rope'; use one of learned, geometric"),
+        ({"position": "rope"}, "position is 'rope'; use one of learned, geometric, sinusoidal"),
     ],
 )
 def test_unknown_options_are_refused(options, message):

@@ -19,6 +19,7 @@ def simulate(config: SimulationConfig, num_events: int, seed: int = 0) -> Photon
         time_ns=np.concatenate([c.time_ns for c in chunks]),
         readout=type(chunks[0].readout)(*map(np.concatenate, zip(*(c.readout for c in chunks), strict=True))),
         solid_angle=np.concatenate([c.solid_angle for c in chunks]),
+        num_gamma=np.concatenate([c.num_gamma for c in chunks]),
     )
 
 
@@ -181,6 +182,7 @@ def test_times_are_causal(events):
 def test_pile_up_adds_light():
     single = simulate(SIGNAL, 30, seed=2)
     double = simulate(SIGNAL.model_copy(update={"pileup_probability": 1.0}), 30, seed=2)
+    assert (double.num_gamma == 2).all()
     np.testing.assert_array_equal(single.photons.conversion, double.photons.conversion)
     ratio = double.readout.nphe.sum(axis=1) / single.readout.nphe.sum(axis=1)
     assert ratio.mean() == pytest.approx(2.0, rel=0.1)

@@ -115,6 +115,11 @@ class Normalization(StrictModel):
         return "log1p" if self.scheme in ("legacy", "new") else self.scheme
 
     @property
+    def npho_unit(self) -> str:
+        """Unit of the counts that `invert` gives: photons, or 1 for fractions of the brightest sensor."""
+        return "photons" if self.npho_input == "npho" else "1"
+
+    @property
     def _domain_edge(self) -> float:
         """Largest count that the formula does not accept, or that gives 0 anyhow."""
         return {"log1p": -self.npho_scale, "linear": -INVALID_ABOVE}.get(self.formula, 0.0)
@@ -125,7 +130,7 @@ class Normalization(StrictModel):
         Returns:
             The formula and 12 hexadecimal digits; equal exactly when formula, branches and constants are.
         """
-        fields = {**self.model_dump(exclude={"scheme"}), "formula": self.formula}
+        fields = {**self.model_dump(mode="json", exclude={"scheme"}), "formula": self.formula}
         return (
             f"{self.formula}-{hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]}"
         )

@@ -58,6 +58,8 @@ EMI_ANG = Branch("emiAng", (2,), "f4", "deg", "truth", "theta and phi of emiVec"
 UVW_TRUTH = Branch("uvwTruth", (3,), "f4", "cm", "truth", "first interaction point in u, v, w")
 ENERGY_TRUTH = Branch("energyTruth", (), "f4", "GeV", "truth", "photon energy")
 TIME_TRUTH = Branch("timeTruth", (), "f4", "ns", "truth", "photon time at xyzTruth, trigger offset included")
+# Beyond the published layout: only simulation knows it, and files without it serve for everything else.
+NUM_GAMMA = Branch("numGamma", (), "i2", "1", "truth", "photons in the readout window, pile-up included")
 
 XYZ_RECO_FI = Branch("xyzRecoFI", (3,), "f4", "cm", "reco", "conventional position")
 XYZ_RECO_LC = Branch("xyzRecoLC", (3,), "f4", "cm", "reco", "conventional position, local fit")
@@ -70,7 +72,7 @@ BRANCHES: tuple[Branch, ...] = (
     RUN, EVENT,
     NPHO, NPHE, TIME, RELATIVE_NPHO, RELATIVE_TIME, SOLID_ANGLE,
     CH_NPHO_MAX, CH_TIME_MIN, NPHO_MAX_USED, TIME_MIN_USED,
-    XYZ_TRUTH, XYZ_VERTEX, EMI_VEC, EMI_ANG, UVW_TRUTH, ENERGY_TRUTH, TIME_TRUTH,
+    XYZ_TRUTH, XYZ_VERTEX, EMI_VEC, EMI_ANG, UVW_TRUTH, ENERGY_TRUTH, TIME_TRUTH, NUM_GAMMA,
     XYZ_RECO_FI, XYZ_RECO_LC, UVW_RECO_FI, UVW_RECO_LC, ENERGY_RECO, TIME_RECO,
 )  # fmt: skip
 BY_NAME: dict[str, Branch] = {branch.name: branch for branch in BRANCHES}

@@ -9,6 +9,7 @@ Dimensions: B events, S sensors, K components of a target.
 """
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,6 +35,7 @@ from megii_xec.data.targets import TARGETS
 from megii_xec.data.window import ChunkWindow
 
 Split = Literal["all", "train", "validation"]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class PhotonBatch:
         event: Event numbers within the run, (B,) int32.
         index: Entry numbers, counted through all files in their order, (B,) int64.
         time_min_s: Earliest sensor time, what `timing` is relative to, (B,) float64, seconds; NaN if missing.
+        mask: True where a task hides a sensor, (B, S) bool; None as read.
+        weight: Weight of the event in the loss, (B,) float32; None for equal ones.
     """
 
     sensors: Tensor
@@ -57,6 +61,8 @@ class PhotonBatch:
     event: Tensor
     index: Tensor
     time_min_s: Tensor
+    mask: Tensor | None = None
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.sensors)
@@ -72,14 +78,15 @@ class PhotonBatch:
         size = len(self) // parts
         for start in range(0, size * parts, size):
             rows = slice(start, start + size)
-            yield PhotonBatch(
-                self.sensors[rows],
-                {name: values[rows] for name, values in self.targets.items()},
-                {name: values[rows] for name, values in self.extra.items()},
-                self.run[rows],
-                self.event[rows],
-                self.index[rows],
-                self.time_min_s[rows],
+            yield replace(
+                self,
+                targets={name: values[rows] for name, values in self.targets.items()},
+                extra={name: values[rows] for name, values in self.extra.items()},
+                **{
+                    name: value[rows]
+                    for name in ("sensors", "run", "event", "index", "time_min_s", "mask", "weight")
+                    if (value := getattr(self, name)) is not None
+                },
             )
 
     def to(self, device: torch.device | str) -> "PhotonBatch":
@@ -112,6 +119,10 @@ class _Chunk:
 
 class PhotonStream:
     """Batches of photons from any number of ROOT files.
+
+    Attributes:
+        num_events: Events that are delivered in an epoch, over all processes.
+        num_without_time: Events left out because `timing` is wanted and no sensor has a time.
 
     Args:
         paths: Files and glob patterns.
@@ -184,7 +195,10 @@ class PhotonStream:
         self._column_branches = _unique((RUN, EVENT, TIME_MIN_USED, *self._target_branches, *self._extra))
         self._scratch = Scratch()
         self._pool = FilePool(self._open)
+        self.num_without_time = 0
         self._ranges = self._plan(chunk_events)
+        if self.num_without_time:
+            log.warning("left out %d events without any sensor time to refer to", self.num_without_time)
         self._sizes = np.array([len(chunk.rows) for chunk in self._ranges])
         self.num_events = int(self._sizes.sum())
         smallest = batch_size if shuffle else world_size
@@ -218,6 +232,12 @@ class PhotonStream:
                 if self._selection is not None and high > low:
                     columns = file.columns(self._selection.branches(), low, high)
                     passed = self._selection.mask(columns, high - low)
+                if "timing" in self.targets and high > low:
+                    # No sensor was bright enough for a time: there is nothing the photon's could refer to.
+                    earliest = file.columns((TIME_MIN_USED,), low, high)[TIME_MIN_USED.name]
+                    timed = np.abs(earliest) <= INVALID_ABOVE
+                    self.num_without_time += int((passed & ~timed).sum())
+                    passed &= timed
                 for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
                     rows = np.flatnonzero(passed[start - low : stop - low]).astype(np.int32)
                     if len(rows):

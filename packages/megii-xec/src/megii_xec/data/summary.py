@@ -8,7 +8,7 @@ import numpy as np
 from hep_shared.files import StrPath, manifest_path, reader_boundary
 from megii_xec.data import checks
 from megii_xec.data.reader import PhotonFile
-from megii_xec.data.schema import BY_NAME, INVALID_ABOVE, NPHO, NUM_SENSORS, REAL_DATA, TIME
+from megii_xec.data.schema import BRANCHES, BY_NAME, INVALID_ABOVE, NPHO, NUM_GAMMA, NUM_SENSORS, TIME
 
 
 def summarize_file(path: StrPath) -> dict[str, Any]:
@@ -19,8 +19,9 @@ def summarize_file(path: StrPath) -> dict[str, Any]:
 
     Returns:
         JSON-ready facts: entries, whether truth and a manifest are present, branches beyond or short of the
-        schema, mean fraction of sensors without count and without time, number of events without any count,
-        median and largest count in photons, range and unit of each scalar branch.
+        schema, NaN and infinite values, sensors without any count (`dead_channels`), mean fraction of sensors
+        without count and without time, number of events without any count, median and largest count in
+        photons, range and unit of each scalar branch.
 
     Raises:
         InputFileError: The file does not pass the checks.
@@ -35,6 +36,8 @@ def summarize_file(path: StrPath) -> dict[str, Any]:
         checks.verify_once(path, large=True)
     scalars = [branch for name, branch in BY_NAME.items() if branch.shape == () and name not in missing]
     no_npho = no_time = empty = 0
+    odd = {f"{kind}_{name}": 0 for name in ("npho", "time") for kind in ("nan", "inf")}
+    ever = np.zeros(NUM_SENSORS, np.bool_)
     largest, medians = 0.0, []
     low: dict[str, float] = {branch.name: np.inf for branch in scalars}
     high: dict[str, float] = {branch.name: -np.inf for branch in scalars}
@@ -43,6 +46,9 @@ def summarize_file(path: StrPath) -> dict[str, Any]:
             for values, end in file.pieces(NPHO, start, stop):
                 checks.check_sensors(path, NPHO, values, end - len(values))
                 valid = values <= INVALID_ABOVE
+                ever |= valid.any(axis=0)
+                odd["nan_npho"] += int(np.isnan(values).sum())
+                odd["inf_npho"] += int(np.isinf(values).sum())
                 no_npho += valid.size - int(valid.sum())
                 empty += int((~valid.any(axis=1)).sum())
                 if valid.any():
@@ -51,6 +57,8 @@ def summarize_file(path: StrPath) -> dict[str, Any]:
                     medians.append(float(np.median(counts)))
             for values, end in file.pieces(TIME, start, stop):
                 checks.check_sensors(path, TIME, values, end - len(values))
+                odd["nan_time"] += int(np.isnan(values).sum())
+                odd["inf_time"] += int(np.isinf(values).sum())
                 no_time += int((~(np.abs(values.astype(np.float32)) <= INVALID_ABOVE)).sum())
             for name, values in file.columns(scalars, start, stop).items():
                 known = values[np.abs(values.astype(np.float64)) <= INVALID_ABOVE]
@@ -63,10 +71,15 @@ def summarize_file(path: StrPath) -> dict[str, Any]:
     return {
         "path": str(path),
         "entries": num_entries,
-        "simulated": not any(name in missing for name in BY_NAME if BY_NAME[name] not in REAL_DATA),
+        "simulated": not any(
+            branch.name in missing for branch in BRANCHES if branch.role == "truth" and branch != NUM_GAMMA
+        ),
         "manifest": has_manifest,
         "missing_branches": missing,
         "extra_branches": extra,
+        **{f"num_{name}": number for name, number in odd.items()},
+        "num_dead_channels": int((~ever).sum()),
+        "dead_channels": np.flatnonzero(~ever).tolist(),
         "fraction_without_npho": no_npho / sensors,
         "fraction_without_time": no_time / sensors,
         "events_without_npho": empty,

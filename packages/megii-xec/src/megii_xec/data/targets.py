@@ -18,8 +18,10 @@ from hep_shared.config import StrictModel
 from hep_shared.errors import ConfigError
 from megii_xec.data.schema import (
     EMI_ANG,
+    EMI_VEC,
     ENERGY_TRUTH,
     INVALID_ABOVE,
+    NUM_GAMMA,
     TIME_MIN_USED,
     TIME_TRUTH,
     UVW_TRUTH,
@@ -75,6 +77,8 @@ TARGETS: dict[str, Target] = {
         Target("energy", ("energy",), "GeV", (ENERGY_TRUTH,)),
         Target("timing", ("timing",), "ns", (TIME_TRUTH, TIME_MIN_USED)),
         Target("uvwFI", ("u", "v", "w"), "cm", (UVW_TRUTH,)),
+        Target("angleVec", ("dir_x", "dir_y", "dir_z"), "1", (EMI_VEC,)),
+        Target("n_gamma", ("n_gamma",), "1", (NUM_GAMMA,)),
     )
 }
 
@@ -97,6 +101,8 @@ class TargetScaling(StrictModel):
     timing: Affine = Affine(offset=(0.0,), scale=(1.0,))
     # Fiducial |u| < 23.9 cm and |v| < 67.9 cm; depth of the order of two conversion lengths.
     uvwFI: Affine = Affine(offset=(0.0, 0.0, 0.0), scale=(23.9, 67.9, 10.0))  # noqa: N815  the field's name
+    angleVec: Affine = Affine(offset=(0.0, 0.0, 0.0), scale=(1.0, 1.0, 1.0))  # noqa: N815  the field's name
+    n_gamma: Affine = Affine(offset=(0.0,), scale=(1.0,))  # a class number, which stays one
 
     @model_validator(mode="after")
     def _check(self) -> "TargetScaling":

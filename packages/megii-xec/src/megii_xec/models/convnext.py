@@ -44,37 +44,44 @@ def conv_channels_last(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # type: ignore[no-any-return]
 
 
-def pool_matrix(height: int, width: int, kind: FacePool) -> NDArray[np.float32]:
-    """Build the matrix that reduces a grid to 4 x 4.
+def pool_matrix(
+    height: int, width: int, kind: FacePool, tokens: tuple[int, int] = (1, 1)
+) -> NDArray[np.float32]:
+    """Build the matrix that reduces a grid to 4 x 4 positions for each of its tokens.
 
     Args:
         height: Rows of the grid.
         width: Columns of the grid.
         kind: `average` averages all cells of each of the 16 regions; `bilinear` samples the grid at 16 points
             without smoothing, which on the inner face uses 64 of 966 cells.
+        tokens: Rows and columns of tokens T.
 
     Returns:
-        Matrix from row-major cells to row-major positions, shape (16, height * width).
+        Matrix from row-major cells to row-major positions, token by token, shape (16 T, height * width).
     """
     along = _average_1d if kind == "average" else _bilinear_1d
-    return np.kron(along(height), along(width)).astype(np.float32)
+    rows, columns = tokens
+    down = along(height, TOKEN_GRID * rows).reshape(rows, 1, TOKEN_GRID, 1, height, 1)
+    across = along(width, TOKEN_GRID * columns).reshape(1, columns, 1, TOKEN_GRID, 1, width)
+    matrix = (down * across).reshape(rows * columns * TOKEN_GRID**2, height * width)
+    return matrix.astype(np.float32)
 
 
-def _average_1d(size: int) -> NDArray[np.float64]:
-    """Adaptive average: bin k covers the cells from floor(k size / 4) to ceil((k + 1) size / 4)."""
-    weights = np.zeros((TOKEN_GRID, size))
-    for k in range(TOKEN_GRID):
-        start, stop = k * size // TOKEN_GRID, -(-(k + 1) * size // TOKEN_GRID)
+def _average_1d(size: int, num: int) -> NDArray[np.float64]:
+    """Adaptive average: bin k covers the cells from floor(k size / num) to ceil((k + 1) size / num)."""
+    weights = np.zeros((num, size))
+    for k in range(num):
+        start, stop = k * size // num, -(-(k + 1) * size // num)
         weights[k, start:stop] = 1 / (stop - start)
     return weights
 
 
-def _bilinear_1d(size: int) -> NDArray[np.float64]:
-    """Linear interpolation at the centres of four equal bins, positions outside held at the border."""
-    centre = np.clip((np.arange(TOKEN_GRID) + 0.5) * size / TOKEN_GRID - 0.5, 0, size - 1)
+def _bilinear_1d(size: int, num: int) -> NDArray[np.float64]:
+    """Linear interpolation at the centres of equal bins, positions outside held at the border."""
+    centre = np.clip((np.arange(num) + 0.5) * size / num - 0.5, 0, size - 1)
     low = np.floor(centre).astype(np.int64)
-    weights = np.zeros((TOKEN_GRID, size))
-    rows = np.arange(TOKEN_GRID)
+    weights = np.zeros((num, size))
+    rows = np.arange(num)
     np.add.at(weights, (rows, low), 1 - (centre - low))
     np.add.at(weights, (rows, np.minimum(low + 1, size - 1)), centre - low)
     return weights
@@ -172,6 +179,7 @@ class FaceBackbone(nn.Module):
         depths: Blocks in each stage.
         stem_stride: Stride of the 4 x 4 stem; 2 saves three quarters of the work.
         face_pool: How the last grid becomes 4 x 4, see `pool_matrix`.
+        tokens: Rows and columns of tokens on grids that give more than one.
         drop_path: See `GrnBranch`.
         recompute: See `GrnBranch`.
     """
@@ -185,6 +193,7 @@ class FaceBackbone(nn.Module):
         depths: Sequence[int] = (2, 3),
         stem_stride: int = 1,
         face_pool: FacePool = "average",
+        tokens: Mapping[str, tuple[int, int]] | None = None,
         drop_path: float = 0.0,
         recompute: bool = True,
     ) -> None:
@@ -208,7 +217,7 @@ class FaceBackbone(nn.Module):
         for name, grid in grids.items():
             for downsample in self.downsamples:
                 grid = downsample.out_shape(*grid)  # type: ignore[operator]
-            matrix = torch.from_numpy(pool_matrix(*grid, face_pool))
+            matrix = torch.from_numpy(pool_matrix(*grid, face_pool, (tokens or {}).get(name, (1, 1))))
             self.register_buffer(f"pool_{name}", matrix, persistent=False)
 
     def forward(self, name: str, x: Tensor, visible: Tensor | None = None) -> Tensor:
@@ -220,7 +229,7 @@ class FaceBackbone(nn.Module):
             visible: 1 where a sensor exists, 0 where it is masked, shape (B, H, W, 1).
 
         Returns:
-            Token, shape (B, dim).
+            Token, shape (B, dim); tokens, shape (B, T, dim), on a grid that gives more than one.
         """
         for downsample, stage in zip(self.downsamples, self.stages, strict=True):
             x, visible = downsample(x, visible)
@@ -230,5 +239,9 @@ class FaceBackbone(nn.Module):
         y = pool @ x.flatten(1, 2)
         if visible is not None:  # mean over what is visible, so that masking does not change the scale
             y = y / (pool @ visible.flatten(1, 2)).clamp_min(1e-6)
+        if y.shape[1] > TOKEN_GRID**2:
+            y = torch.unflatten(y, 1, (-1, TOKEN_GRID**2))
+            tokens: Tensor = self.project(y.transpose(2, 3).flatten(2))
+            return tokens
         token: Tensor = self.project(y.transpose(1, 2).flatten(1))
         return token

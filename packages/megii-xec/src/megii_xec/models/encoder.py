@@ -15,47 +15,52 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from megii_xec.models.convnext import FaceBackbone, FacePool
 from megii_xec.models.hexnext import HexEncoder
 from megii_xec.models.outer_grid import AreaScaling, OuterGrid, RescaleNpho
+from megii_xec.models.position import (
+    KIND_OF_FACE,
+    RotaryEncoderLayer,
+    geometric_positions,
+    sinusoidal_positions,
+    token_centres,
+)
 from megii_xec.physics.geometry import (
     FACE_SLICES,
     FACES,
     NUM_HEX,
     NUM_SENSORS,
     OUTER_COARSE_SCALE,
-    R_OUTER_CM,
     Face,
     Layout,
     face_ids,
     inner_index_map,
     outer_center_index_map,
-    sensor_positions,
-    us_index_map,
 )
 
 OuterMode = Literal["finegrid", "split"]
-Position = Literal["learned", "geometric"]
+Position = Literal["learned", "geometric", "sinusoidal", "rotary", "face_type"]
 
 
-def geometric_positions(tokens: Sequence[str], dim: int) -> Tensor:
-    """Encode where the faces are by sines and cosines of their mean sensor position.
+def token_sensors(encoder_tokens: Sequence[str], inner_tokens: tuple[int, int]) -> list[NDArray[np.int64]]:
+    """List the sensors behind each token.
 
     Args:
-        tokens: Names of faces; `center` is the dense patch of the outer face.
-        dim: Length of the encoding.
+        encoder_tokens: Names of the tokens; `center` is the dense patch of the outer face.
+        inner_tokens: Rows and columns of tokens on the inner face.
 
     Returns:
-        Encoding, shape (1, T, dim).
+        Sensor identifiers of each token.
     """
-    ids = [outer_center_index_map().ravel() if name == "center" else face_ids(_face(name)) for name in tokens]
-    centres = np.stack([sensor_positions()[i].mean(axis=0) for i in ids]) / R_OUTER_CM
-    frequencies = np.pi * 2.0 ** np.linspace(0, 6, -(-dim // 6))
-    phase = (centres[:, :, None] * frequencies).reshape(len(tokens), -1)
-    encoding = np.concatenate([np.sin(phase), np.cos(phase)], axis=1)[:, :dim]
-    return torch.from_numpy(encoding.astype(np.float32))[None]
+    rows = np.array_split(inner_index_map(), inner_tokens[0], axis=0)
+    inner = [block.ravel() for row in rows for block in np.array_split(row, inner_tokens[1], axis=1)]
+    others = [name for name in encoder_tokens if not name.startswith("inner")]
+    return inner + [
+        outer_center_index_map().ravel() if name == "center" else face_ids(_face(name)) for name in others
+    ]
 
 
 def _face(name: str) -> Face:
@@ -90,7 +95,8 @@ class XecEncoder(nn.Module):
         sentinel_npho: npho of a sensor without measurement.
         sentinel_time: Time of a sensor without measurement.
         face_pool: How an image becomes 4 x 4, see `pool_matrix`.
-        position: `learned` vectors, or `geometric` encoding of the centres of the faces.
+        position: `learned` vectors, or one of the encodings in `megii_xec.models.position`.
+        inner_tokens: Rows and columns of tokens on the inner face, each of its own 4 x 4 positions.
         recompute: See `GrnBranch`.
 
     Raises:
@@ -98,6 +104,7 @@ class XecEncoder(nn.Module):
     """
 
     center_ids: Tensor
+    face_kinds: Tensor
     position: Tensor
     sentinels: Tensor
 
@@ -124,6 +131,7 @@ class XecEncoder(nn.Module):
         sentinel_time: float = -1.0,
         face_pool: FacePool = "average",
         position: Position = "learned",
+        inner_tokens: tuple[int, int] = (1, 1),
         recompute: bool = True,
     ) -> None:
         super().__init__()
@@ -131,7 +139,12 @@ class XecEncoder(nn.Module):
             if value not in get_args(allowed):
                 raise ValueError(f"{name} is {value!r}; use one of {', '.join(get_args(allowed))}")
         self.dim = dim
-        self.tokens: tuple[str, ...] = (*FACES, "center") if outer_mode == "split" else FACES
+        num_inner = inner_tokens[0] * inner_tokens[1]
+        inner = ("inner",) if num_inner == 1 else tuple(f"inner_{k}" for k in range(num_inner))
+        self.tokens: tuple[str, ...] = (*inner, *FACES[1:], *(("center",) if outer_mode == "split" else ()))
+        self.tokens_of_face: dict[str, list[int]] = {}
+        for k, name in enumerate(self.tokens):
+            self.tokens_of_face.setdefault(name.partition("_")[0], []).append(k)
         self.outer = OuterGrid(
             OUTER_COARSE_SCALE if outer_mode == "split" else outer_pool,
             layout=layout,
@@ -140,9 +153,13 @@ class XecEncoder(nn.Module):
             sentinel_npho=sentinel_npho,
             sentinel_time=sentinel_time,
         )
-        grids = {"inner": inner_index_map().shape, "side": us_index_map().shape, "outer": self.outer.shape}
+        grids: dict[str, tuple[int, int]] = {
+            "inner": (93, 44),
+            "side": (24, 6),
+            "outer": self.outer.shape,
+        }
         if outer_mode == "split":
-            grids["center"] = outer_center_index_map().shape
+            grids["center"] = (5, 6)
             self.register_buffer(
                 "center_ids", torch.from_numpy(outer_center_index_map().ravel().copy()), persistent=False
             )
@@ -154,20 +171,35 @@ class XecEncoder(nn.Module):
             depths=conv_depths,
             stem_stride=stem_stride,
             face_pool=face_pool,
+            tokens={"inner": inner_tokens},
             drop_path=drop_path,
             recompute=recompute,
         )
         self.hexagon = HexEncoder(
             dim, hex_dim=hex_dim, depth=hex_depth, layout=layout, drop_path=drop_path, recompute=recompute
         )
+        centres = token_centres(token_sensors(self.tokens, inner_tokens))
         if position == "learned":
             self.position = nn.Parameter(torch.empty(1, len(self.tokens), dim))
             nn.init.trunc_normal_(self.position, std=0.02)
         else:
-            self.register_buffer("position", geometric_positions(self.tokens, dim), persistent=False)
+            fixed = {
+                "sinusoidal": sinusoidal_positions(len(self.tokens), dim),
+                "rotary": torch.zeros(1, len(self.tokens), dim),
+            }.get(position, geometric_positions(centres, dim))
+            self.register_buffer("position", fixed, persistent=False)
+        self.face_type: nn.Parameter | None = None
+        if position == "face_type":
+            self.face_type = nn.Parameter(torch.empty(max(KIND_OF_FACE.values()) + 1, dim))
+            nn.init.trunc_normal_(self.face_type, std=0.02)
+            kinds = [KIND_OF_FACE[name.partition("_")[0]] for name in self.tokens]
+            self.register_buffer("face_kinds", torch.tensor(kinds), persistent=False)
+        hidden = ffn_dim or 4 * dim
         self.fusion = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                dim, num_heads, ffn_dim or 4 * dim, dropout, activation="gelu", batch_first=True
+            RotaryEncoderLayer(dim, num_heads, hidden, dropout, centres)
+            if position == "rotary"
+            else nn.TransformerEncoderLayer(
+                dim, num_heads, hidden, dropout, activation="gelu", batch_first=True
             )
             for _ in range(fusion_layers)
         )
@@ -177,6 +209,13 @@ class XecEncoder(nn.Module):
     def num_tokens(self) -> int:
         """Number of tokens T."""
         return len(self.tokens)
+
+    @property
+    def face_shapes(self) -> dict[str, tuple[int, int]]:
+        """Rows and columns of the image of each rectangular face."""
+        side = self.grids["side"]
+        shapes = {"inner": self.grids["inner"], "us": side, "ds": side, "outer": self.grids["outer"]}
+        return shapes | ({"center": self.grids["center"]} if "center" in self.grids else {})
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Encode events.
@@ -193,6 +232,8 @@ class XecEncoder(nn.Module):
                 f"the encoder takes events of shape ({NUM_SENSORS}, 2), not {tuple(x.shape[1:])}"
             )
         tokens = self.face_tokens(x, mask) + self.position
+        if self.face_type is not None:
+            tokens = tokens + self.face_type[self.face_kinds]
         for layer in self.fusion:
             tokens = layer(tokens)
         return tokens
@@ -223,9 +264,9 @@ class XecEncoder(nn.Module):
         sides = self.backbone("side", *take(self.grids["side"], *FACE_SLICES["us"], *FACE_SLICES["ds"]))
         outer = self.backbone("outer", *self.outer(x, visible))
         ends = self.hexagon(*take((NUM_HEX,), *FACE_SLICES["top"], *FACE_SLICES["bottom"]))
-        tokens = [(inner, 1), (sides, 2), (outer, 1), (ends, 2)]
+        tokens = [(sides, 2), (outer, 1), (ends, 2)]
         if "center" in self.tokens:
             tokens.append((self.backbone("center", *take(self.grids["center"], self.center_ids)), 1))
         # Faces lined up along the batch become neighbouring tokens of their event.
         by_event = [torch.unflatten(token, 0, (num, x.shape[0])).transpose(0, 1) for token, num in tokens]
-        return torch.cat(by_event, dim=1)
+        return torch.cat([inner if inner.dim() == 3 else inner[:, None], *by_event], dim=1)

@@ -144,6 +144,21 @@ class OuterGrid(nn.Module):
         seen = torch.unflatten(seen.to(x.dtype)[..., None], 1, self.shape)
         return torch.unflatten(image, 1, self.shape), seen
 
+    def at_sensors(self, image: Tensor) -> Tensor:
+        """Read an image of the kind that `forward` draws at the tubes, in the order of `ids`.
+
+        Args:
+            image: npho per pixel area and time of the cells, shape (B, H W, 2).
+
+        Returns:
+            Mean over the cells of each tube, npho of the whole tube again, shape (B, K, 2).
+        """
+        share = self.cells / self.cells.sum(1, keepdim=True).clamp_min(1e-9)  # (K, H W)
+        npho, time = (share @ image).unbind(-1)
+        if self.rescale_npho is None:
+            return torch.stack([npho / self.per_pixel, time], dim=-1)
+        return torch.stack([self.rescale_npho(npho, 1 / self.per_pixel), time], dim=-1)
+
     def _sum(self, values: Tensor) -> Tensor:
         """Weighted sum over the tubes of each cell, (B, K) to (B, H W)."""
         return values @ self.cells

@@ -25,6 +25,7 @@ class XecRegressor(nn.Module):
         hidden_dim: Hidden width of the heads.
         dropout: Dropout of the heads.
         start: What the heads correct; without it they predict from nothing.
+        places: How many of the blocks of K outputs the estimate is added to, 1 for heads not named.
 
     Raises:
         ValueError: There is no head, or `outputs_per_target` names one that does not exist.
@@ -39,6 +40,7 @@ class XecRegressor(nn.Module):
         hidden_dim: int = 256,
         dropout: float = 0.2,
         start: ConventionalEstimate | None = None,
+        places: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         factors = dict(outputs_per_target or {})
@@ -48,6 +50,7 @@ class XecRegressor(nn.Module):
             raise ValueError(f"outputs_per_target names {sorted(unknown)}, but the heads are {sorted(heads)}")
         self.encoder = encoder
         self.start = start
+        self.places = dict(places or {})
         num_features = (encoder.num_tokens + (start is not None)) * encoder.dim
         self.heads = nn.ModuleDict(
             {
@@ -83,15 +86,20 @@ class XecRegressor(nn.Module):
         tokens = self.encoder(x, mask).flatten(1)
         if self.start is None:
             return {name: head(tokens) for name, head in self.heads.items()}
-        estimate, features = self.start(x, mask)
+        # Nothing before the estimate is trained, and its slopes at dead sensors are not finite.
+        estimate, features = self.start(x.detach() if x.requires_grad else x, mask)
         tokens = torch.cat([tokens, self.embed(features)], dim=1)
         outputs = {name: head(tokens) for name, head in self.heads.items()}
-        return {name: _corrected(estimate.get(name), output) for name, output in outputs.items()}
+        return {
+            name: _corrected(estimate.get(name), output, self.places.get(name, 1))
+            for name, output in outputs.items()
+        }
 
 
-def _corrected(estimate: Tensor | None, output: Tensor) -> Tensor:
-    """Add the estimate (B, K) to the first K outputs; what follows them is a spread, not a place."""
+def _corrected(estimate: Tensor | None, output: Tensor, num_places: int) -> Tensor:
+    """Add the estimate (B, K) to the first blocks of K outputs; what follows is a spread, not a place."""
     if estimate is None:
         return output
-    num = estimate.shape[1]
-    return torch.cat([estimate + output[:, :num], output[:, num:].to(estimate.dtype)], dim=1)
+    places = torch.cat([estimate] * num_places, dim=1)
+    num = places.shape[1]
+    return torch.cat([places + output[:, :num], output[:, num:].to(estimate.dtype)], dim=1)

@@ -160,6 +160,27 @@ def _to_first_interaction(uvw: FloatArray, depth: FloatArray) -> FloatArray:
     return shifted
 
 
+def _centre_of_light(npho: Float32Array) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Charge-weighted u, v and depth, shape (B,) each, and the fitted point (B, 3), cm."""
+    window = _window(npho)
+    mean_u, mean_v, width = _weighted_mean(window)
+    depth_of_width = DEPTH_OF_WIDTH_CM[0] + DEPTH_OF_WIDTH_CM[1] * (width / 5.0) ** 6
+    start = np.stack([mean_u, mean_v, np.clip(depth_of_width + 2.0, 1.0, 30.0)], axis=1)
+    return mean_u, mean_v, depth_of_width, _fit_point(window, start)
+
+
+def reconstruct_position(npho: Float32Array) -> FloatArray:
+    """Locate the centre of the light, where a point-like source would be.
+
+    Args:
+        npho: Photons on each sensor, shape (B, 4760), NaN where there is no measurement.
+
+    Returns:
+        Position, shape (B, 3), cm.
+    """
+    return co.uvw_to_xyz(_centre_of_light(npho)[3])
+
+
 def reconstruct(
     npho: Float32Array, time_ns: Float32Array, config: SimulationConfig | None = None
 ) -> Reconstruction:
@@ -174,11 +195,7 @@ def reconstruct(
         Position, energy and time of each photon.
     """
     config = config or SimulationConfig()
-    window = _window(npho)
-    mean_u, mean_v, width = _weighted_mean(window)
-    depth_of_width = DEPTH_OF_WIDTH_CM[0] + DEPTH_OF_WIDTH_CM[1] * (width / 5.0) ** 6
-    start = np.stack([mean_u, mean_v, np.clip(depth_of_width + 2.0, 1.0, 30.0)], axis=1)
-    center = _fit_point(window, start)
+    mean_u, mean_v, depth_of_width, center = _centre_of_light(npho)
     c0, c1, c2 = DEPTH_OF_FIT_CM
     depth_of_fit = c0 + center[:, 2] * (c1 + c2 * center[:, 2])
 

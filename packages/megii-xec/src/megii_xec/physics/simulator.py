@@ -38,6 +38,7 @@ class PhotonEvents(NamedTuple):
     time_ns: FloatArray  # (B,) first interaction in the readout window
     readout: Readout
     solid_angle: Float32Array  # (B, S) sr, from the first interaction
+    num_gamma: NDArray[np.int64]  # (B,) photons in the readout window
 
 
 def _light(
@@ -88,7 +89,9 @@ def simulate_chunk(
 
     arrival += time_ns[:, None].astype(np.float32)
     readout = read_out(config, detector, light, arrival, rng)
-    return PhotonEvents(photons, time_ns, readout, sensor_view(photons.conversion)[1])
+    num_gamma = np.ones(num_events, dtype=np.int64)
+    num_gamma[piled_up] = 2
+    return PhotonEvents(photons, time_ns, readout, sensor_view(photons.conversion)[1], num_gamma)
 
 
 def iter_events(
@@ -153,4 +156,5 @@ def take(events: PhotonEvents, rows: NDArray[np.int64]) -> PhotonEvents:
         events.time_ns[rows],
         Readout(*(values[rows] for values in events.readout)),
         events.solid_angle[rows],
+        events.num_gamma[rows],
     )
