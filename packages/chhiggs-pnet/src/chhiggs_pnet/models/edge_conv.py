@@ -65,7 +65,8 @@ class EdgeConv(nn.Module):
             kept = torch.rand(index.shape, device=x.device) >= self.edge_dropout
             mask = kept if mask is None else mask & kept
         if self._in_pieces(x):
-            return self._mean_in_pieces(own, other, edges_of(index, mask)) + self.shortcut(x)
+            found: Tensor = self._mean_in_pieces(own, other, edges_of(index, mask)) + self.shortcut(x)
+            return found
         num_rows, num_neighbors = index.shape
         if mask is None or torch.compiler.is_exporting():
             gathered = other.index_select(0, index.reshape(-1)).view(num_rows, num_neighbors, -1)
@@ -105,11 +106,11 @@ class EdgeConv(nn.Module):
                 scale, shift = _affine(norm)
                 layers.append((linear.weight * scale, linear.bias + linear.weight @ shift))
             mean = infer(own, other, edges, layers)
-            return self._last_norm(mean) * (edges.count > 0).unsqueeze(1)
+            return self._last_norm(mean) * (edges.degree > 0).unsqueeze(1)
         parameters = [tensor for linear in linears for tensor in (linear.weight, linear.bias)]
         parameters += [tensor for norm in norms for tensor in (norm.weight, norm.bias)]
         out: Tensor
-        out, *found = EdgeMean.apply(own, other, edges, norms[0].eps, *parameters)  # type: ignore[no-untyped-call]
+        out, *found = EdgeMean.apply(own, other, edges, norms[0].eps, *parameters)
         for norm, mean, variance in zip(norms, found[::2], found[1::2], strict=True):
             _update(norm, mean, variance, len(edges.source))
         return out

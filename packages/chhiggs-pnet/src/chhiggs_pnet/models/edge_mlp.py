@@ -41,7 +41,7 @@ class Edges(NamedTuple):
     """Row that each edge comes from, (E,) int64."""
     target: Tensor | None
     """Row that each edge goes to, (E,) int64; None when every row has the same number of edges."""
-    count: Tensor
+    degree: Tensor
     """Edges of each row, (V,) int64."""
 
     def pieces(self, num_channels: int) -> list[tuple[slice, slice]]:
@@ -53,11 +53,11 @@ class Edges(NamedTuple):
         Returns:
             Slices of the rows and of the edges.
         """
-        num_rows, num_edges = len(self.count), len(self.source)
+        num_rows, num_edges = len(self.degree), len(self.source)
         wanted = max(PIECE_FLOATS // num_channels, 1)
         step = max(num_rows * wanted // max(num_edges, 1), 1)
         rows = [*range(0, num_rows, step), num_rows]
-        first = torch.cat([self.count.new_zeros(1), self.count.cumsum(0)])[torch.tensor(rows)].tolist()
+        first = torch.cat([self.degree.new_zeros(1), self.degree.cumsum(0)])[torch.tensor(rows)].tolist()
         return [(slice(rows[i], rows[i + 1]), slice(first[i], first[i + 1])) for i in range(len(rows) - 1)]
 
 
@@ -131,14 +131,14 @@ def infer(own: Tensor, other: Tensor, edges: Edges, layers: Sequence[tuple[Tenso
             torch.addmm(bias, hidden, weight.t(), out=spare)
             hidden, spare = F.leaky_relu_(spare, SLOPE), hidden
         _sum_at_rows(hidden, edges, piece, total)
-    return total / edges.count.clamp(min=1).to(total.dtype).unsqueeze(1)
+    return total / edges.degree.clamp(min=1).to(total.dtype).unsqueeze(1)
 
 
 class EdgeMean(torch.autograd.Function):
     """y and the statistics of the three normalisations, of a training step."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, own: Tensor, other: Tensor, edges: Edges, eps: float, *parameters: Tensor
     ) -> tuple[Tensor, ...]:
         """Evaluate.
@@ -184,9 +184,9 @@ class EdgeMean(torch.autograd.Function):
             scale = norms[2 * layer] * rstd
             affine.append((scale, norms[2 * layer + 1] - centre * scale, rstd))
             found += [centre, variance]
-        count = edges.count.clamp(min=1).to(own.dtype).unsqueeze(1)
+        count = edges.degree.clamp(min=1).to(own.dtype).unsqueeze(1)
         mean /= count
-        there = (edges.count > 0).to(own.dtype).unsqueeze(1)
+        there = (edges.degree > 0).to(own.dtype).unsqueeze(1)
         ctx.edges = edges
         ctx.save_for_backward(
             *hidden,
@@ -201,7 +201,7 @@ class EdgeMean(torch.autograd.Function):
         return (mean * affine[2][0] + affine[2][1]) * there, *found
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of own, other and the parameters."""
         saved = ctx.saved_tensors
