@@ -266,7 +266,7 @@ def hidden_display(
         seen: The same with the hidden sensors dead too, which is what the network saw.
         filled: The same with the network's counts in the hidden sensors.
         unit: Unit of the counts.
-        title: Line above the first panel.
+        title: Line in the lower left corner.
 
     Returns:
         Three panels on one logarithmic scale.
@@ -292,6 +292,7 @@ def hidden_display(
             facecolor=_DEAD_COLOR, edgecolor="0.35", hatch="//////", label=f"dead ({dead[name].sum()})"
         )
         ax.legend(handles=[off], loc="upper left", frameon=False)
-        ax.set_title(f"{title}\n{name}" if title and ax is axes[0] else name)
+        ax.set_title(name)
     figure.colorbar(image, ax=axes, label=unit, extend="min", location="bottom", shrink=0.4, aspect=40)
+    figure.text(0.01, 0.03, title, fontsize=12, family="monospace")
     return figure

@@ -99,4 +99,5 @@ def differences(compared: Mapping[str, tuple[NDArray[np.float64], str]]) -> Figu
             text = f"median {median:.3g}\n68 % width {(high68 - low68) / 2:.3g}"
             ax.axvline(median, color=GREY, linestyle=":", linewidth=1.2, label=text)
             ax.legend(loc="upper right")
+            ax.set_ylim(top=1.3 * ax.get_ylim()[1])  # room for the legend
     return figure

@@ -20,7 +20,6 @@ EVERYTHING = (
     "task.angleVec.loss=cosine", "task.n_gamma={}", "task.energy.loss=beta_nll", "task.energy.beta=0.5",
     "task.uvwFI.loss=quantile", "task.angle.reweight_bins=[4, 4]", "task.energy.reweight_bins=[5]",
     "task.curriculum.num_epochs=2", "task.weighting=learned", "model.head_dropout=0.2",
-    "model.start=conventional",
     "task.augmentation={channel_dropout: 0.1, npho_noise: 3, time_jitter_ns: 0.1, energy_scale: 0.1, "
     "pileup_probability: 0.3}",
 )  # fmt: skip
