@@ -120,15 +120,15 @@ def make_cases(dtype: torch.dtype, device: str, num_points: int, num_tracks: int
         )
     limits = [0.01, 5e-5, 10.0, 1000.0]
 
-    def steps(run: Callable[..., Tensor]) -> Tensor:
+    def adaptive_steps(run: Callable[..., Tensor]) -> Tensor:
         return run(state, z, dz, grid, FRAME, limits, 5000)
 
     cases.append(
         Case(
             f"propagate_adaptive, {num_tracks} tracks, 0.01 mm, {bits}; no better torch",
-            lambda: steps(adaptive.reference),
-            lambda: steps(adaptive.reference),
-            lambda: steps(adaptive.operator),
+            lambda: adaptive_steps(adaptive.reference),
+            lambda: adaptive_steps(adaptive.reference),
+            lambda: adaptive_steps(adaptive.operator),
             0,
             "-",
         )
@@ -141,7 +141,7 @@ def make_cases(dtype: torch.dtype, device: str, num_points: int, num_tracks: int
         Case(
             f"narrow_mlp 10-32-32-4 isru, {num_tracks} rows, {bits}; best torch in blocks of 1024",
             lambda: mlp.reference(rows, weights, sizes, 3),
-            lambda: torch.cat([mlp.reference(part, weights, sizes, 3) for part in rows.split(1024)]),
+            lambda: torch.cat([mlp.reference(part, weights, sizes, 3) for part in torch.split(rows, 1024)]),
             lambda: mlp.operator(rows, weights, sizes, 3),
             0,
             "-",
