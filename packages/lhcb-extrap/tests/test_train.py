@@ -78,7 +78,7 @@ def test_history_has_the_format_of_the_study(polished, trained):
 def test_polish_improves(polished):
     records = polished.history()
     assert [record["stage"] for record in records] == ["adamw"] * 2 + ["polish"] * 2
-    # In mm^2; the baseline through the planes leaves little, and two steps on 200 tracks take some of it away.
+    # In mm^2; the baseline leaves little, and two steps on 200 tracks take some of it away.
     assert records[-1]["val_loss"] < 0.95 * records[1]["val_loss"]
     assert records[-1]["val_loss"] < 10
 
