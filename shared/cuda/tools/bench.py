@@ -126,15 +126,15 @@ def make_cases(dtype: torch.dtype, device: str, num_points: int, num_tracks: int
         )
     limits = [0.01, 5e-5, 10.0, 1000.0]
 
-    def with_steps(run: Callable[..., Tensor]) -> Tensor:
+    def adaptive_steps(run: Callable[..., Tensor]) -> Tensor:
         return run(state, z, dz, grid, FRAME, limits, 5000)
 
     cases.append(
         Case(
             f"propagate_adaptive, {num_tracks} tracks, 0.01 mm, {bits}; no better torch",
-            lambda: with_steps(adaptive.reference),
-            lambda: with_steps(adaptive.reference),
-            lambda: with_steps(adaptive.operator),
+            lambda: adaptive_steps(adaptive.reference),
+            lambda: adaptive_steps(adaptive.reference),
+            lambda: adaptive_steps(adaptive.operator),
             0,
             "-",
         )

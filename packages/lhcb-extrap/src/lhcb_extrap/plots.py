@@ -277,20 +277,24 @@ def pareto(points: Mapping[str, tuple[float, float]], classical: Sequence[str]) 
     Returns:
         The figure.
     """
-    figure, (axes,) = _new(width=7.4, height=4.8)
-    for name, (speed, error) in points.items():
-        is_classical = name in classical
+    figure, (axes,) = _new(width=10.0, height=5.2)
+    floor = 1e-3  # mm; below it an error is drawn here, as an arrow
+    for number, (name, (speed, error)) in enumerate(sorted(points.items(), key=lambda item: item[1][0]), 1):
+        is_classical, is_low = name in classical, error < floor
+        where = speed, max(error, floor)
         axes.plot(
-            speed, error, marker="s" if is_classical else "o", color=COLORS[1] if is_classical else COLORS[0],
-            linestyle="none",
+            *where, marker="v" if is_low else "s" if is_classical else "o",
+            color=COLORS[1] if is_classical else COLORS[0], linestyle="none",
         )  # fmt: skip
-        axes.annotate(name, (speed, error), textcoords="offset points", xytext=(5, 4), fontsize=8)
+        offset = (0, 6 if number % 2 else -12)
+        axes.annotate(str(number), where, textcoords="offset points", xytext=offset, ha="center", fontsize=8)
+        axes.plot([], [], linestyle="none", label=f"{number}  {name}")
     for label, color, marker in (("classical", COLORS[1], "s"), ("network", COLORS[0], "o")):
         axes.plot([], [], marker=marker, color=color, linestyle="none", label=label)
     axes.axhline(TARGETS["pos_mean_mm"], color=GREY, linestyle=":", label="target")
-    axes.margins(x=0.15, y=0.1)
+    axes.margins(x=0.1, y=0.1)
     axes.set(xlabel="tracks per second", ylabel="mean position error [mm]", xscale="log", yscale="log")
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8)
     return figure
 
 
