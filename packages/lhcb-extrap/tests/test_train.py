@@ -75,12 +75,13 @@ def test_history_has_the_format_of_the_study(polished, trained):
     assert len(json.loads((polished.path / "history.json").read_text())["polish"]) == 2
 
 
-def test_polish_improves(polished):
-    records = polished.history()
-    assert [record["stage"] for record in records] == ["adamw"] * 2 + ["polish"] * 2
-    # In mm^2; the baseline leaves little, and two steps on 200 tracks take some of it away.
+def test_polish_improves(tiny_config, tmp_path, polished):
+    """On the tracks that it sees, and a little on others: a few wild ones make up most of their loss."""
+    assert [record["stage"] for record in polished.history()] == ["adamw"] * 2 + ["polish"] * 2
+    more = ("train.polish.num_steps=12", "train.polish.num_tracks=360")
+    records = start(tiny_config(*KICK, *more), tmp_path / "run").history()
+    assert records[-1]["train_loss"] < 0.7 * records[1]["train_loss"]
     assert records[-1]["val_loss"] < 0.95 * records[1]["val_loss"]
-    assert records[-1]["val_loss"] < 10
 
 
 def test_total_loss_is_the_weighted_sum(trained):
