@@ -224,8 +224,12 @@ class TestReaderBoundary:
         content = bytearray(path.read_bytes())
         content[60:100] = bytes(40)
         path.write_bytes(content)
-        with pytest.raises(InputFileError, match=r"a.npz: cannot be read"), reader_boundary(path):
-            np.load(path, allow_pickle=False)["x"]
+        with (
+            pytest.raises(InputFileError, match=r"a.npz: cannot be read"),
+            reader_boundary(path),
+            np.load(path, allow_pickle=False) as arrays,
+        ):
+            arrays["x"]
 
     def test_missing_file(self, tmp_path):
         path = tmp_path / "a.root"

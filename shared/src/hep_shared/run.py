@@ -206,9 +206,10 @@ class RunDir:
         refuse_objects(state, "state")
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
-        path = self._checkpoints / f"step_{step:08d}_{digest[:8]}.pt"
-        atomic_write_bytes(path, buffer.getbuffer())
+        with buffer.getbuffer() as content:  # released even where the disk is full
+            digest = hashlib.sha256(content).hexdigest()
+            path = self._checkpoints / f"step_{step:08d}_{digest[:8]}.pt"
+            atomic_write_bytes(path, content)
 
         index = self._index()
         entry = {"file": path.name, "step": step, "sha256": digest, "metric": json_ready(metric)}
