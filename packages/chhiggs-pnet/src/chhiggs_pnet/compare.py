@@ -33,11 +33,12 @@ from chhiggs_pnet.losses import event_weights
 from chhiggs_pnet.models.boosting import BoostedTrees
 from chhiggs_pnet.physics.mass_points import MassPoint
 from chhiggs_pnet.predict import Ensemble
-from chhiggs_pnet.train import fit, open_run
+from chhiggs_pnet.train import fit
 from hep_shared.amp import resolve_device
 from hep_shared.distributed import World
 from hep_shared.errors import UserError
 from hep_shared.files import atomic_write_json
+from hep_shared.loop import open_run
 
 REFERENCES = ("dedicated", "nearest", "bdt", "bdt_blind")
 AUC_MARGIN, RATIO_MARGIN = -0.005, 0.95
@@ -201,7 +202,7 @@ def train_dedicated(
     }
     dedicated = config.model_copy(update=update)
     world = World(0, 1, 0, resolve_device(device))
-    run = open_run(dedicated, world, out=out, resume=True, command="compare")
+    run = open_run(dedicated, world, out=out, resume=True, command="compare", sinks=dedicated.train.track)
     fit(dedicated, world, run)
     run.close()
 

@@ -14,10 +14,9 @@ code runs on every rank and only rank 0 writes.
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch.distributed as dist
 from rich.console import Console
@@ -39,6 +38,7 @@ from hep_shared.distributed import World, init_world
 from hep_shared.ema import Ema
 from hep_shared.errors import CheckpointError, ConfigError
 from hep_shared.files import reader_boundary
+from hep_shared.loop import Cursor, open_run, timed
 from hep_shared.optim import adamw
 from hep_shared.run import RunDir, capture, restore
 from hep_shared.schedule import cosine_with_warmup
@@ -46,34 +46,7 @@ from hep_shared.seed import seed_everything, seed_step
 from hep_shared.signals import StopTraining, stop_flag
 
 log = logging.getLogger(__name__)
-Item = TypeVar("Item")
 STAGES_FILE = "stages.json"
-
-
-@dataclass
-class Cursor:
-    """Where a training stands.
-
-    Attributes:
-        epoch: Current epoch, from 0.
-        batch: Next global batch of this epoch.
-        step: Optimiser steps since the start, skipped ones included.
-        loss_sum: Sum of this epoch's batch losses, for their mean.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the fields as plain numbers."""
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Set the fields from `state`."""
-        for name, value in state.items():
-            setattr(self, name, value)
 
 
 def train(config: Config, *, out: Path, resume: bool, device: str, command: str) -> dict[str, Any]:
@@ -99,7 +72,7 @@ def train(config: Config, *, out: Path, resume: bool, device: str, command: str)
     world.barrier()
     config = with_data(config, out)  # the other ranks find the files
     TASKS[config.task.kind].build_streams(config, world)  # before anything is written
-    run = open_run(config, world, out=out, resume=resume, command=command)
+    run = open_run(config, world, out=out, resume=resume, command=command, sinks=config.train.track)
     start, tiers = None, None
     if config.pretrain.epochs:
         try:
@@ -332,7 +305,7 @@ def train_member(config: Config, world: World, out: Path, start: State, command:
         Averaged weights of the best epoch, and their AUC on validation events.
     """
     copy = {name: tensor.clone() for name, tensor in start.items()}
-    run = open_run(config, world, out=out, resume=True, command=command)
+    run = open_run(config, world, out=out, resume=True, command=command, sinks=config.train.track)
     fit(config, world, run, start=copy)
     run.close()
     history = run.history()
@@ -422,24 +395,3 @@ def finish(config: Config, run: RunDir, device: str) -> dict[str, Any]:
     if "export" in config.train.finish:
         result["onnx"] = export(run.path, run.path / "model.onnx")["output"]
     return result
-
-
-def open_run(config: Config, world: World, *, out: Path, resume: bool, command: str) -> RunDir:
-    """Begin or continue the run on rank 0, then open it on all ranks."""
-    if world.is_main:
-        run = RunDir.create(out, config, command=command, sinks=config.train.track, resume=resume)
-        world.barrier()
-        return run
-    world.barrier()
-    return RunDir.open(out)
-
-
-def timed(batches: Iterator[Item]) -> Iterator[tuple[float, Item]]:
-    """Yield every batch with the seconds spent waiting for it."""
-    while True:
-        started = time.perf_counter()
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        yield time.perf_counter() - started, batch

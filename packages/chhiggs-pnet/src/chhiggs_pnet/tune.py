@@ -17,10 +17,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from chhiggs_pnet.config import Config, ParticleNetConfig
-from chhiggs_pnet.train import fit, open_run
+from chhiggs_pnet.train import fit
 from hep_shared.amp import resolve_device
 from hep_shared.distributed import World
 from hep_shared.errors import TrainingError, UserError
+from hep_shared.loop import open_run
 from hep_shared.run import RunDir
 
 OVERFIT_FACTOR = 0.3  # of the CMS analysis
@@ -95,9 +96,8 @@ def tune(
     world = World(0, 1, 0, resolve_device(device))
 
     def objective(trial: optuna.Trial) -> float:
-        run = open_run(
-            suggest(trial, config), world, out=out / f"trial{trial.number:04d}", resume=True, command="tune"
-        )
+        suggested, folder = suggest(trial, config), out / f"trial{trial.number:04d}"
+        run = open_run(suggested, world, out=folder, resume=True, command="tune", sinks=suggested.train.track)
         try:
             fit(Config.model_validate(run.config), world, run)
         except TrainingError as error:

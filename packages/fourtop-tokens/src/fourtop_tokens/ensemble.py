@@ -21,11 +21,11 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from fourtop_tokens.config import Config
 from fourtop_tokens.tasks import classification
 from fourtop_tokens.tasks.classification import ClassificationModule
-from fourtop_tokens.train import Cursor
 from hep_shared.amp import Amp, check_loss, resolve_device
 from hep_shared.distributed import World
 from hep_shared.ema import Ema
 from hep_shared.errors import ConfigError
+from hep_shared.loop import Cursor
 from hep_shared.optim import adamw
 from hep_shared.run import RunDir, capture, restore
 from hep_shared.schedule import cosine_with_warmup

@@ -9,18 +9,17 @@ Under `torchrun` the same code runs on every rank and only rank 0 writes.
 
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
 from hep_shared.amp import Amp, check_loss, explain_oom, resolve_device
-from hep_shared.distributed import World, init_world
+from hep_shared.distributed import init_world
 from hep_shared.ema import Ema
 from hep_shared.errors import CheckpointError, ConfigError
+from hep_shared.loop import Cursor, open_run, timed
 from hep_shared.optim import adamw
 from hep_shared.run import RunDir, capture, restore
 from hep_shared.schedule import cosine_with_warmup
@@ -36,33 +35,6 @@ from jet_foundation.tasks import TASKS
 from jet_foundation.tasks.common import ENCODER, build_streams, check_stamp, continued, stamp
 
 log = logging.getLogger(__name__)
-Item = TypeVar("Item")
-
-
-@dataclass
-class Cursor:
-    """Where a training stands.
-
-    Attributes:
-        epoch: Current epoch, from 0.
-        batch: Next global batch of this epoch.
-        step: Optimiser steps since the start, skipped ones included.
-        loss_sum: Sum of this epoch's batch losses, for their mean.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the fields as plain numbers."""
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Set the fields from `state`."""
-        for name, value in state.items():
-            setattr(self, name, value)
 
 
 def train(config: Config, *, out: Path, resume: bool, device: str, command: str) -> dict[str, Any]:
@@ -111,7 +83,7 @@ def train(config: Config, *, out: Path, resume: bool, device: str, command: str)
         "model": model, "ema": ema, "optimizer": optimizer, "schedule": schedule, "amp": amp, "cursor": cursor
     }  # fmt: skip
 
-    run = open_run(config, world, out=out, resume=resume, command=command)
+    run = open_run(config, world, out=out, resume=resume, command=command, sinks=config.train.track)
     if run.has_checkpoint("last"):
         checkpoint = run.load_checkpoint("last", map_location=world.device)
         check_stamp(config, checkpoint["stamp"], run.path)
@@ -267,24 +239,3 @@ def finish(config: Config, run: RunDir, device: str) -> dict[str, Any]:
         result |= {name: evaluation["metrics"][name] for name in task.HEADLINE}
         result["figures"] = run.path / "figures"
     return result
-
-
-def open_run(config: Config, world: World, *, out: Path, resume: bool, command: str) -> RunDir:
-    """Begin or continue the run on rank 0, then open it on all ranks."""
-    if world.is_main:
-        run = RunDir.create(out, config, command=command, sinks=config.train.track, resume=resume)
-        world.barrier()
-        return run
-    world.barrier()
-    return RunDir.open(out)
-
-
-def timed(batches: Iterator[Item]) -> Iterator[tuple[float, Item]]:
-    """Yield every batch with the seconds spent waiting for it."""
-    while True:
-        started = time.perf_counter()
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        yield time.perf_counter() - started, batch

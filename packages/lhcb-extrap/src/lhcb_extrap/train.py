@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from hep_shared.amp import Amp, check_loss, explain_oom, resolve_device
-from hep_shared.distributed import World, init_world
+from hep_shared.distributed import init_world
 from hep_shared.ema import Ema
 from hep_shared.errors import CheckpointError, ConfigError
+from hep_shared.loop import open_run
 from hep_shared.optim import adamw
 from hep_shared.run import RunDir, capture, restore
 from hep_shared.schedule import cosine_with_warmup
@@ -151,7 +152,7 @@ def train(config: Config, *, out: Path, resume: bool, device: str, command: str)
         "solver": solver, "cursor": cursor, "clock": clock,
     }  # fmt: skip
 
-    run = open_run(config, world, out=out, resume=resume, command=command)
+    run = open_run(config, world, out=out, resume=resume, command=command, sinks=config.train.track)
     if run.has_checkpoint("last"):
         checkpoint = run.load_checkpoint("last", map_location=world.device)
         task.check_stamp(normalization, checkpoint["stamp"], run.path)
@@ -392,13 +393,3 @@ def finish(config: Config, run: RunDir, device: str) -> dict[str, Any]:
         result["figures"] = run.path / "figures"
     run.write_json(HISTORY_FILE, arrange_history(run.history(), test_final))
     return result
-
-
-def open_run(config: Config, world: World, *, out: Path, resume: bool, command: str) -> RunDir:
-    """Begin or continue the run on rank 0, then open it on all ranks."""
-    if world.is_main:
-        run = RunDir.create(out, config, command=command, sinks=config.train.track, resume=resume)
-        world.barrier()
-        return run
-    world.barrier()
-    return RunDir.open(out)

@@ -11,19 +11,18 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
 from hep_shared.amp import Amp, check_loss, explain_oom, resolve_device
-from hep_shared.distributed import World, init_world
+from hep_shared.distributed import init_world
 from hep_shared.ema import Ema
 from hep_shared.errors import CheckpointError, ConfigError
+from hep_shared.loop import Cursor, open_run, timed
 from hep_shared.optim import adamw
 from hep_shared.run import RunDir, capture, restore
 from hep_shared.schedule import cosine_with_warmup
@@ -36,38 +35,11 @@ from megii_xec.simulate import simulate
 from megii_xec.tasks import TASKS
 
 log = logging.getLogger(__name__)
-Item = TypeVar("Item")
 NUM_SIMULATED_FILES = 20  # of which 14 are for training, 2 for validation and 4 for the test
 # The metrics that a finished training prints; all of them are in the run directory.
 HEADLINE = (
     "val_resolution_deg", "energy_resolution_percent", "timing_width68", "u_width68", "v_width68", "w_width68"
 )  # fmt: skip
-
-
-@dataclass
-class Cursor:
-    """Where a training stands.
-
-    Attributes:
-        epoch: Current epoch, from 0.
-        batch: Next global batch of this epoch.
-        step: Optimiser steps since the start, skipped ones included.
-        loss_sum: Sum of this epoch's batch losses, for their mean.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the fields as plain numbers."""
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Set the fields from `state`."""
-        for name, value in state.items():
-            setattr(self, name, value)
 
 
 def train(config: Config, *, out: Path, resume: bool, device: str, command: str) -> dict[str, Any]:
@@ -117,7 +89,7 @@ def train(config: Config, *, out: Path, resume: bool, device: str, command: str)
         "model": model, "ema": ema, "optimizer": optimizer, "schedule": schedule, "amp": amp, "cursor": cursor
     }  # fmt: skip
 
-    run = open_run(config, world, out=out, resume=resume, command=command)
+    run = open_run(config, world, out=out, resume=resume, command=command, sinks=config.train.track)
     if run.has_checkpoint("last"):
         checkpoint = run.load_checkpoint("last", map_location=world.device)
         task.check_stamp(config, checkpoint["stamp"], run.path)
@@ -294,16 +266,6 @@ def headline(evaluation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def open_run(config: Config, world: World, *, out: Path, resume: bool, command: str) -> RunDir:
-    """Begin or continue the run on rank 0, then open it on all ranks."""
-    if world.is_main:
-        run = RunDir.create(out, config, command=command, sinks=config.train.track, resume=resume)
-        world.barrier()
-        return run
-    world.barrier()
-    return RunDir.open(out)
-
-
 def memory_metrics(device: torch.device) -> dict[str, float]:
     """Memory of this process and of its device, in GB, under the names that the trackers show.
 
@@ -324,14 +286,3 @@ def memory_metrics(device: torch.device) -> dict[str, float]:
             "system/memory_fragmentation": 1.0 - allocated / reserved if reserved else 0.0,
         }
     return metrics
-
-
-def timed(batches: Iterator[Item]) -> Iterator[tuple[float, Item]]:
-    """Yield every batch with the seconds spent waiting for it."""
-    while True:
-        started = time.perf_counter()
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        yield time.perf_counter() - started, batch
