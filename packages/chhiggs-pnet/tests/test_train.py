@@ -236,11 +236,13 @@ def test_disco_lowers_the_dependence_on_the_pair_mass(tiny_config):
             optimizer.step()
         background = batch.label > 0
         inputs = (batch.nodes, batch.valid_mask, batch.fixed_masses, batch.channel, batch.era)
+        module.eval()
         with torch.no_grad():
             scores = torch.softmax(module.network(*(t[background] for t in inputs)), dim=1)[:, 0]
         return classification.disco(scores, batch.pair_masses[background]).item()
 
-    assert dependence(5.0) < 0.7 * dependence(0.0)
+    # Over four seeds the ratio is 0.40 to 0.66; at a weight of 5 it scatters from 0.3 to 0.96.
+    assert dependence(20.0) < 0.7 * dependence(0.0)
 
 
 def test_without_data_there_is_a_hint(tiny_config, tmp_path):
