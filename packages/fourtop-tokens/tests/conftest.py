@@ -1,10 +1,6 @@
 """One small simulated file for all tests that only read, and tiny networks for the tests of the verbs."""
 
-import os
-
 import pytest
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
