@@ -182,7 +182,7 @@ def draw(
     residuals = ends[NETWORK].astype(np.float64) - truth
     pictures = {
         "residuals": plots.residual_histograms(residuals),
-        "error_momentum": plots.error_momentum({NETWORK: profile}),
+        "error_momentum": plots.error_momentum(profile),
         "error_position": plots.error_position(*position_map(tracks, position)),
     }
     for name, figure in pictures.items():

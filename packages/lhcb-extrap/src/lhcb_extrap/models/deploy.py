@@ -13,12 +13,14 @@ class TrackExtrapolation(nn.Module):
     Args:
         network: Maps tracks (B, 7) to ends (B, 4), in physical units.
         z0_mm: Where tracks start, for a network between fixed planes; None makes z0 an input.
+        double: Whether the network is in double precision; ends have the precision of the tracks.
     """
 
-    def __init__(self, network: nn.Module, z0_mm: float | None) -> None:
+    def __init__(self, network: nn.Module, z0_mm: float | None, *, double: bool = False) -> None:
         super().__init__()
         self.network = network
         self.z0_mm = z0_mm
+        self.double_precision = double
 
     def forward(self, tracks: Tensor, z0: Tensor | None = None) -> Tensor:
         """Extrapolate.
@@ -31,8 +33,9 @@ class TrackExtrapolation(nn.Module):
             x, y, tx, ty at z0 + dz, (B, 4), mm, 1.
         """
         start = torch.full_like(tracks[:, :1], self.z0_mm) if self.z0_mm is not None else _column(z0)
-        end: Tensor = self.network(torch.cat([tracks, start], dim=1))
-        return end
+        states = torch.cat([tracks, start], dim=1)
+        end: Tensor = self.network(states.double() if self.double_precision else states)
+        return end.to(tracks.dtype)
 
 
 def _column(z0: Tensor | None) -> Tensor:
