@@ -9,12 +9,14 @@ import torch
 
 from hep_shared.errors import UserError
 from hep_shared.run import RunDir
+from hep_shared.signals import StopFlag, stop_flag
+from lhcb_extrap import run_all as run_all_module
 from lhcb_extrap.compare import compare, print_table
 from lhcb_extrap.data.history import arrange_history
 from lhcb_extrap.evaluate import evaluate, evaluate_all
 from lhcb_extrap.jacobian import compare_elements, jacobian, network_jacobian
 from lhcb_extrap.report import report
-from lhcb_extrap.run_all import experiments, is_done, run_all
+from lhcb_extrap.run_all import experiments, is_done, run_all, train_one
 from lhcb_extrap.statistics import Entry, answers, panels
 
 
@@ -217,3 +219,21 @@ def test_the_study_goes_on_where_it_was(tmp_path):
         run_all(tmp_path, groups=["kick"], device="cpu")
     manifest = json.loads((tmp_path / "experiments.json").read_text())
     assert manifest["experiments"]["kick32"]["study"] == "full_range"
+
+
+def test_a_stop_reaches_the_trainings_of_other_processes(tiny_config, tmp_path, monkeypatch):
+    chosen = experiments(["kick"])[:1]
+    configs = [tiny_config("model.kind=kick", "train.finish=[evaluate]")]
+    with run_all_module.announced_stop(tmp_path):
+        assert not (tmp_path / "STOP").exists()
+        monkeypatch.setattr(run_all_module, "stop_flag", lambda: StopFlag(True, "SIGTERM"))
+    assert (tmp_path / "STOP").read_text().startswith("SIGTERM")
+    monkeypatch.undo()  # what follows is another process, which got no signal
+    train_one(tmp_path, chosen, configs, "cpu", "test", 0)
+    assert (tmp_path / "kick32" / "CHECKPOINTED").exists()
+    assert not stop_flag().requested
+    assert not is_done(tmp_path, chosen, 0)
+    with run_all_module.announced_stop(tmp_path):
+        train_one(tmp_path, chosen, configs, "cpu", "test", 0)
+    assert is_done(tmp_path, chosen, 0)
+    assert not (tmp_path / "STOP").exists()
