@@ -81,7 +81,8 @@ def test_weights_that_are_not_finite_are_not_exported(normalization, tmp_path):
         (0, 9000.0, r"has x = 9000 mm; keep \|x\| within"),
         (4, 0.2, r"multiply q/p by 1e-3 if it is in 1/GeV"),
         (5, 0.0, "has dz = 0 mm; remove tracks without a path"),
-        (5, -4000.0, "give dz > 0, or allow backward tracks"),
+        (4, np.inf, "has q/p = inf 1/MeV; remove particles at rest, p = 0"),
+        (5, -4000.0, "give dz > 0, or use a model trained on backward tracks"),
         (5, 4.0, r"goes from z = 3000 mm over dz = 4 mm, but .* was trained for"),
     ],
 )

@@ -13,7 +13,7 @@ from hep_shared.signals import StopFlag, stop_flag
 from lhcb_extrap import run_all as run_all_module
 from lhcb_extrap.compare import compare, print_table
 from lhcb_extrap.data.history import arrange_history
-from lhcb_extrap.evaluate import evaluate, evaluate_all
+from lhcb_extrap.evaluate import evaluate, evaluate_all, print_evaluations
 from lhcb_extrap.jacobian import compare_elements, jacobian, network_jacobian
 from lhcb_extrap.report import report
 from lhcb_extrap.run_all import experiments, is_done, run_all, train_one
@@ -33,10 +33,13 @@ def test_evaluation_compares_with_the_baselines(trained):
         evaluate(trained / "kick", split="all")
 
 
-def test_evaluate_all_makes_a_table(trained, tmp_path):
+def test_evaluate_all_makes_a_table(trained, tmp_path, capsys):
     result = evaluate_all(trained, split="validation", device="cpu", out=tmp_path / "table.json")
     assert {"kick", "mlp", "pinn", "rk_pinn"} <= result.keys()
     assert json.loads((tmp_path / "table.json").read_text())["runs"]["mlp"]["num_parameters"] == 164
+    print_evaluations(result)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("rk_pinn", "164", "95 % mm"))
     with pytest.raises(UserError, match="holds no runs"):
         evaluate_all(tmp_path)
 

@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hep_shared.files import atomic_path
 from lhcb_extrap.metrics import TARGETS, Profile
@@ -77,27 +78,34 @@ def _new(num_columns: int = 1, width: float = 5.2, height: float = 3.8) -> tuple
 
 
 def _grid(
-    num_panels: int, most_columns: int = 3, width: float = 4.6, height: float = 3.8
+    num_panels: int, ylabel: str, *, most_columns: int = 3, width: float = 4.6, height: float = 3.8
 ) -> tuple[Figure, list[Axes]]:
-    """Panels in rows, with the same axis of y; a single one is wider."""
+    """Panels in rows, with logarithmic axes of y that are the same; a single panel is wider."""
     if num_panels == 1:
-        return _new(width=7.4, height=4.4)
-    num_columns = min(num_panels, most_columns)
-    num_rows = -(-num_panels // num_columns)
+        num_rows, num_columns, width, height = 1, 1, 7.4, 4.4
+    else:
+        num_columns = min(num_panels, most_columns)
+        num_rows = -(-num_panels // num_columns)
     figure = Figure(figsize=(width * num_columns, height * num_rows), layout="constrained")
-    axes = figure.subplots(num_rows, num_columns, squeeze=False, sharey=True).ravel()
-    for empty in axes[num_panels:]:
+    axes = figure.subplots(num_rows, num_columns, squeeze=False, sharey=True)
+    axes[0, 0].set_yscale("log")
+    for row in axes:
+        row[0].set_ylabel(ylabel)
+    for empty in axes.flat[num_panels:]:
         empty.set_axis_off()
-    return figure, list(axes[:num_panels])
+    return figure, list(axes.flat[:num_panels])
 
 
-def _draw_curves(axes: Axes, title: str, curves: Mapping[str, Sequence[float]]) -> None:
+def _draw_curves(
+    axes: Axes, title: str, curves: Mapping[str, Sequence[float]], colors: Mapping[str, str] | None = None
+) -> None:
     """Draw values of every epoch, by name."""
     for number, (name, values) in enumerate(curves.items()):
         style, marker = "-" if number < len(COLORS) else "--", "." if len(values) < 3 else None
-        color = COLORS[number % len(COLORS)]
+        color = colors[name] if colors else COLORS[number % len(COLORS)]
         axes.plot(range(1, len(values) + 1), values, style, color=color, marker=marker, label=name)
-    axes.set(title=title, yscale="log")
+    axes.set(title=title, xlabel="epoch")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
 @styled
@@ -214,11 +222,11 @@ def convergence(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     Returns:
         The figure.
     """
-    figure, all_axes = _grid(len(panels))
+    figure, all_axes = _grid(len(panels), "mean position error [mm]")
     for axes, (title, curves) in zip(all_axes, panels.items(), strict=True):
         _draw_curves(axes, title, curves)
         axes.axhline(TARGETS["pos_mean_mm"], color=GREY, linestyle=":", label="target")
-        axes.set(xlabel="epoch, polish steps counted on", ylabel="mean position error [mm]")
+        axes.set_xlabel("epoch, polish steps counted on")
         axes.legend(fontsize=7)
     return figure
 
@@ -233,11 +241,12 @@ def physics_losses(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> Figur
     Returns:
         The figure.
     """
-    figure, all_axes = _grid(len(curves), most_columns=4, width=3.4, height=2.9)
+    names = list(dict.fromkeys(part for parts in curves.values() for part in parts))
+    colors = dict(zip(names, COLORS, strict=False))
+    figure, all_axes = _grid(len(curves), "loss", most_columns=4, width=3.4, height=2.9)
     for axes, (name, parts) in zip(all_axes, curves.items(), strict=True):
-        _draw_curves(axes, name, parts)
-        axes.set(xlabel="epoch", ylabel="loss")
-    all_axes[0].legend()
+        _draw_curves(axes, name, parts, colors)
+        axes.legend(fontsize=7)
     return figure
 
 
@@ -251,11 +260,10 @@ def overfitting(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     Returns:
         The figure.
     """
-    figure, all_axes = _grid(len(panels))
+    figure, all_axes = _grid(len(panels), "validation / training loss")
     for axes, (title, curves) in zip(all_axes, panels.items(), strict=True):
         _draw_curves(axes, title, curves)
         axes.axhline(1.0, color=GREY, linestyle=":")
-        axes.set(xlabel="epoch", ylabel="validation / training loss")
         axes.legend(fontsize=7)
     return figure
 
@@ -270,15 +278,14 @@ def errors_momentum(panels: Mapping[str, Mapping[str, Profile]]) -> Figure:
     Returns:
         The figure.
     """
-    figure, all_axes = _grid(len(panels))
+    figure, all_axes = _grid(len(panels), "mean position error [mm]")
     for axes, (title, profiles) in zip(all_axes, panels.items(), strict=True):
         for number, (name, profile) in enumerate(profiles.items()):
             centers = np.sqrt(profile.edges[1:] * profile.edges[:-1])
             color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
             axes.plot(centers, profile.mean, color=color, marker=marker, markersize=4, label=name)
         axes.axhline(TARGETS["pos_mean_mm"], color=GREY, linestyle=":", label="target")
-        axes.set(title=title, xlabel="momentum [GeV]", ylabel="mean position error [mm]")
-        axes.set(xscale="log", yscale="log")
+        axes.set(title=title, xlabel="momentum [GeV]", xscale="log")
         axes.legend(fontsize=7)
     return figure
 

@@ -21,7 +21,7 @@ from hep_shared.run import RunDir
 from lhcb_extrap import metrics, plots
 from lhcb_extrap.compare import expand_runs
 from lhcb_extrap.data.history import HISTORY_FILE
-from lhcb_extrap.statistics import NAMES, Entry, answers, base_runs, number, panels
+from lhcb_extrap.statistics import NAMES, Entry, answers, base_runs, number, of_kind, panels, three_digits
 
 RUN_PICTURES = ("training_curves", "test_residuals", "test_error_momentum", "test_error_position")
 _FEW_RUNS = 4  # whose pictures are unfolded
@@ -96,27 +96,29 @@ def read_comparison(path: Path) -> dict[str, Any]:
 
 def summary_row(entry: Entry) -> dict[str, str]:
     """One line of the first table."""
-    errors, baseline = entry.evaluation["network"], entry.evaluation["field of the axis"]
-    by_momentum = entry.evaluation["by_momentum"]
+    errors, by_momentum = entry.evaluation["network"], entry.evaluation["by_momentum"]
 
     def in_range(study: str) -> str:
-        return f"{by_momentum[study]['pos_mean_mm']:.3g}" if study in by_momentum else "–"
+        return length(by_momentum[study]["pos_mean_mm"]) if study in by_momentum else "–"
+
+    def length(value: float | None) -> str:
+        return three_digits(number(value))
 
     rejected = entry.evaluation["rejected_fraction"]
     return {
         "name": entry.name,
-        "weights": f"{entry.evaluation['num_parameters']:,}",
-        "mean": f"{errors['pos_mean_mm']:.3g}",
-        "p95": f"{errors['pos_95_mm']:.3g}",
-        "max": f"{errors['pos_max_mm']:.3g}",
-        "slope": f"{errors['slope_mean']:.2g}",
+        "weights": f"{entry.num_parameters:,}",
+        "mean": length(errors["pos_mean_mm"]),
+        "p95": length(errors["pos_95_mm"]),
+        "max": length(errors["pos_max_mm"]),
+        "slope": f"{number(errors['slope_mean']):.2g}",
         "low": in_range("low_p"),
         "mid": in_range("mid_p"),
         "high": in_range("high_p"),
-        "baseline": f"{baseline['pos_mean_mm']:.3g}",
+        "baseline": length(entry.evaluation["field of the axis"]["pos_mean_mm"]),
         "failed": f"{errors['num_failed']:.0f}",
         "rejected": "–" if rejected is None else f"{100 * rejected:.1f} %",
-        "minutes": f"{entry.history['training_time'] / 60:.1f}",
+        "minutes": three_digits(entry.history["training_time"] / 60),
     }
 
 
@@ -134,7 +136,7 @@ def figures(entries: Sequence[Entry], comparison: dict[str, Any] | None) -> list
     points = {
         name: rows
         for kind, name in NAMES.items()
-        if (rows := [(e.num_parameters, e.error_mm) for e in base if e.kind == kind])
+        if (rows := [(entry.num_parameters, entry.error_mm) for entry in of_kind(base, kind)])
     }
     drawn.append(("Size and accuracy", plots.size_accuracy(points)))
     profiles = {title: {entry.name: profile(entry) for entry in rows} for title, rows in groups.items()}

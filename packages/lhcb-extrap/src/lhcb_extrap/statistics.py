@@ -120,6 +120,11 @@ def base_runs(entries: Sequence[Entry]) -> list[Entry]:
     return [entry for entry in distinct(entries) if entry.is_standard and entry.study in widest]
 
 
+def of_kind(entries: Iterable[Entry], kind: str) -> list[Entry]:
+    """Runs of one kind of network, the smallest first."""
+    return sorted((entry for entry in entries if entry.kind == kind), key=lambda entry: entry.num_parameters)
+
+
 def panels(entries: Sequence[Entry], most: int = 8) -> dict[str, list[Entry]]:
     """Arrange runs for pictures in which their curves can be told apart.
 
@@ -134,7 +139,7 @@ def panels(entries: Sequence[Entry], most: int = 8) -> dict[str, list[Entry]]:
     if len(entries) <= most:
         return {"all runs": list(entries)}
     base, unique = base_runs(entries), distinct(entries)
-    found = {name: [e for e in base if e.kind == kind] for kind, name in NAMES.items()}
+    found = {name: of_kind(base, kind) for kind, name in NAMES.items()}
     ranges = {e.study for e in base}
     for first in base:
         same = [e for e in unique if (e.kind, e.widths) == (first.kind, first.widths)]
@@ -249,7 +254,7 @@ def size_and_speed(entries: Sequence[Entry]) -> Answer:
     texts = []
     base = base_runs(entries)
     for kind, name in NAMES.items():
-        rows = sorted((e for e in base if e.kind == kind), key=lambda e: e.num_parameters)
+        rows = of_kind(base, kind)
         epochs = [epochs_to_converge(e.curve) for e in rows]
         for entry, number in zip(rows, epochs, strict=True):
             table.append([name, f"{entry.num_parameters:,}", entry.name, _or_dash(number), _mm(entry)])
@@ -283,8 +288,13 @@ def is_there_overfitting(entries: Sequence[Entry]) -> Answer:
     )
 
 
+def three_digits(value: float) -> str:
+    """A number in three digits, or more where it is 1000 or larger."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def _mm(entry: Entry) -> str:
-    return f"{entry.error_mm:.3g}"
+    return three_digits(entry.error_mm)
 
 
 def _or_dash(number: int | None) -> str:
