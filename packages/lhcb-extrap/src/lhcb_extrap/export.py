@@ -5,8 +5,9 @@ Both take physical units and give physical units. An ONNX file is written only i
     |x - x'|, |y - y'| <= 1e-3 mm,    |tx - tx'|, |ty - ty'| <= 1e-3 mm / 3 m,
 
 x' and so on being what PyTorch gives in double precision: single precision itself is off by about as much, in
-PyTorch as in ONNX Runtime, where a wide network spreads its ends over metres. Such a network is exported in
-double precision. The header is compared by whoever compiles it, `templates/kick.hpp` says how.
+PyTorch as in ONNX Runtime, where a wide network spreads its ends over metres. The last layer of such networks
+is therefore exported in double precision, and all layers where that is not enough. The header is compared by
+whoever compiles it, `templates/kick.hpp` says how.
 
 Dimension legend: B tracks.
 """
@@ -28,7 +29,7 @@ from lhcb_extrap import __version__
 from lhcb_extrap.config import Config
 from lhcb_extrap.data.normalization import Normalization
 from lhcb_extrap.models.cpp_header import kick_header
-from lhcb_extrap.models.deploy import TrackExtrapolation
+from lhcb_extrap.models.deploy import TrackExtrapolation, with_double_output
 from lhcb_extrap.models.kick import KickNet
 from lhcb_extrap.physics.constants import SLOPE_ARM_MM
 from lhcb_extrap.physics.sampling import TrackSampler
@@ -99,7 +100,7 @@ def export(run: Path, out: Path, *, checkpoint: str = "best") -> dict[str, Any]:
 def export_network(
     network: nn.Module, normalization: Normalization, out: Path, *, name: str = ""
 ) -> dict[str, Any]:
-    """Write an ONNX file of a network, in single precision if that is exact enough.
+    """Write an ONNX file of a network, with hidden layers in single precision if that is exact enough.
 
     Args:
         network: Maps tracks (B, 7) to ends (B, 4).
@@ -108,8 +109,8 @@ def export_network(
         name: Name for the metadata.
 
     Returns:
-        File, its precision, and the largest differences to PyTorch in double precision: `position_mm` (mm)
-        and `slope` (1).
+        File, precision of the hidden layers, and the largest differences to PyTorch in double precision:
+        `position_mm` (mm) and `slope` (1).
 
     Raises:
         UserError: ONNX Runtime gives other numbers.
@@ -131,7 +132,8 @@ def export_network(
     }
     z0 = low if low == high else None
     double = TrackExtrapolation(copy.deepcopy(network).double().cpu(), z0, double=True).eval()
-    for model, precision in ((TrackExtrapolation(network, z0), "single"), (double, "double")):
+    single = TrackExtrapolation(with_double_output(network), z0).eval()
+    for model, precision in ((single, "single"), (double, "double")):
         with tempfile.TemporaryDirectory(prefix="lhcb-extrap-") as scratch:
             file = Path(scratch) / "model.onnx"
             facts = {**metadata, "precision": precision}
