@@ -1,12 +1,16 @@
 import numpy as np
 import pytest
+import torch
 
 from hep_shared.errors import CheckpointError, InputFileError, UserError
+from hep_shared.onnx import open_session, read_metadata
+from lhcb_extrap.config import MlpConfig
 from lhcb_extrap.data.npz import write_npz
 from lhcb_extrap.data.stream import read_sample
 from lhcb_extrap.data.tracks import read_tracks
-from lhcb_extrap.export import export
+from lhcb_extrap.export import example_tracks, export, export_network
 from lhcb_extrap.predict import choose_model, load_run, predict
+from lhcb_extrap.tasks.extrapolation import build_network
 
 
 def write_inputs(path, inputs, planes=None):
@@ -28,7 +32,8 @@ def read(path):
 @pytest.mark.parametrize("kind", ["mlp", "pinn", "rk_pinn", "kick"])
 def test_run_and_onnx_predict_alike(trained, inputs, tmp_path, kind):
     found = export(trained / kind, tmp_path / "model.onnx")
-    assert max(found["max_abs_diff"].values()) <= 1e-3  # mm, that is 1e-6 m
+    assert found["max_abs_diff"]["position_mm"] <= 1e-3  # mm, that is 1e-6 m
+    assert found["max_abs_diff"]["slope"] <= 1e-3 / 3000
     file = write_inputs(tmp_path / "in.npz", inputs)
     predict(trained / kind, file, tmp_path / "run.npz")
     predict(tmp_path / "model.onnx", file, tmp_path / "onnx.npz")
@@ -39,6 +44,36 @@ def test_run_and_onnx_predict_alike(trained, inputs, tmp_path, kind):
     np.testing.assert_array_equal(ours[0], load_run(trained / kind, "cpu").extrapolate(tracks))
 
 
+@pytest.mark.parametrize(("offset", "precision"), [(1.0, "single"), (100.0, "double")])
+def test_a_network_that_rounds_too_much_is_exported_in_double(normalization, tmp_path, offset, precision):
+    """Hidden values around `offset` cancel in the last layer, and single precision loses that factor."""
+    network = build_network(MlpConfig(hidden=(16,)), normalization)
+    first, _, last = network.layers
+    with torch.no_grad():
+        first.bias.fill_(offset)
+        last.bias.copy_(-offset * last.weight.sum(dim=1))
+    found = export_network(network.eval(), normalization, tmp_path / "model.onnx")
+    assert found["precision"] == precision
+    assert 0 < found["max_abs_diff"]["position_mm"] <= 1e-3
+    assert read_metadata(tmp_path / "model.onnx")["precision"] == precision
+    session = open_session(tmp_path / "model.onnx", "cpu")
+    tracks = example_tracks(normalization, 9)
+    ours = session.run(["end"], {"tracks": tracks[:, :6].numpy()})[0]
+    with torch.no_grad():
+        truth = network.double()(tracks.double()).numpy()
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours[:, :2], truth[:, :2], rtol=0, atol=1e-3)
+
+
+def test_weights_that_are_not_finite_are_not_exported(normalization, tmp_path):
+    network = build_network(MlpConfig(hidden=(16,)), normalization)
+    with torch.no_grad():
+        network.layers[0].bias.fill_(float("nan"))
+    with pytest.raises(UserError, match="no file was written"):
+        export_network(network.eval(), normalization, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("column", "value", "sentence"),
     [
@@ -46,7 +81,8 @@ def test_run_and_onnx_predict_alike(trained, inputs, tmp_path, kind):
         (0, 9000.0, r"has x = 9000 mm; keep \|x\| within"),
         (4, 0.2, r"multiply q/p by 1e-3 if it is in 1/GeV"),
         (5, 0.0, "has dz = 0 mm; remove tracks without a path"),
-        (5, -4000.0, "give dz > 0, or allow backward tracks"),
+        (4, np.inf, "has q/p = inf 1/MeV; remove particles at rest, p = 0"),
+        (5, -4000.0, "give dz > 0, or use a model trained on backward tracks"),
         (5, 4.0, r"goes from z = 3000 mm over dz = 4 mm, but .* was trained for"),
     ],
 )

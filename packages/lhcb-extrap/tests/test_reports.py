@@ -9,13 +9,15 @@ import torch
 
 from hep_shared.errors import UserError
 from hep_shared.run import RunDir
-from lhcb_extrap import report as report_module
+from hep_shared.signals import StopFlag, stop_flag
+from lhcb_extrap import run_all as run_all_module
 from lhcb_extrap.compare import compare, print_table
 from lhcb_extrap.data.history import arrange_history
-from lhcb_extrap.evaluate import evaluate, evaluate_all
+from lhcb_extrap.evaluate import evaluate, evaluate_all, print_evaluations
 from lhcb_extrap.jacobian import compare_elements, jacobian, network_jacobian
 from lhcb_extrap.report import report
-from lhcb_extrap.run_all import experiments, is_done, run_all
+from lhcb_extrap.run_all import experiments, is_done, run_all, train_one
+from lhcb_extrap.statistics import Entry, answers, panels
 
 
 def test_evaluation_compares_with_the_baselines(trained):
@@ -31,10 +33,13 @@ def test_evaluation_compares_with_the_baselines(trained):
         evaluate(trained / "kick", split="all")
 
 
-def test_evaluate_all_makes_a_table(trained, tmp_path):
+def test_evaluate_all_makes_a_table(trained, tmp_path, capsys):
     result = evaluate_all(trained, split="validation", device="cpu", out=tmp_path / "table.json")
     assert {"kick", "mlp", "pinn", "rk_pinn"} <= result.keys()
     assert json.loads((tmp_path / "table.json").read_text())["runs"]["mlp"]["num_parameters"] == 164
+    print_evaluations(result)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("rk_pinn", "164", "95 % mm"))
     with pytest.raises(UserError, match="holds no runs"):
         evaluate_all(tmp_path)
 
@@ -83,29 +88,72 @@ def test_report_says_what_it_cannot_answer(trained, tmp_path):
     assert "Give runs of one kind in several sizes" in page
 
 
-def test_answers_follow_the_numbers():
-    def entry(name, kind, error, weights, curve, pde):
-        config = {"task": {"lambda_pde": 1.0}}
-        evaluation = {
-            "model": kind, "hidden": [8, 8], "num_parameters": weights, "network": {"pos_mean_mm": error}
-        }  # fmt: skip
-        train = [{"data_loss": 1.0, "pde_loss": p, "ic_loss": None} for p in pde]
-        val = [{"pos_mean_mm": c, "loss": 1.3} for c in curve]
-        history = {"train": train, "val": val, "best_epoch": 2, "polish": []}
-        return report_module.Entry(name, evaluation, history, [], config)
+def entry(name, kind, error, *, weights=100, hidden=(8, 8), curve=(9.0, 5.0, 0.0), pde=(3.0, 1.0), **more):
+    config = {"task": {"lambda_data": 1.0, "lambda_pde": 1.0, "lambda_ic": 1.0, **more}}
+    evaluation = {
+        "model": kind, "hidden": list(hidden), "num_parameters": weights, "momentum_gev": [0.8, 99.9],
+        "network": {"pos_mean_mm": error},
+    }  # fmt: skip
+    train = [{"data_loss": 1.0, "pde_loss": p, "ic_loss": None} for p in pde]
+    val = [{"pos_mean_mm": c, "loss": 1.3} for c in curve]
+    history = {"train": train, "val": val, "best_epoch": 2, "polish": []}
+    return Entry(name, evaluation, history, config)
 
+
+def narrow(run, low, high):
+    run.evaluation["momentum_gev"] = [low, high]
+    return run
+
+
+def test_answers_follow_the_numbers():
     runs = [
-        entry("a", "mlp", 2.0, 100, [10.0, 0.5, 0.0], [1.0, 1.0, 1.0]),
-        entry("b", "mlp", 1.0, 200, [10.0, 5.0, 0.0], [1.0, 1.0, 1.0]),
-        entry("c", "pinn", 0.5, 100, [10.0, 5.0, 0.0], [1.0, 0.5, 2.0]),
+        entry("a", "mlp", 2.0, curve=[10.0, 0.5, 0.0]),
+        entry("b", "mlp", 1.0, weights=200, hidden=[16, 16], curve=[10.0, 5.0, None]),
+        entry("c", "pinn", 0.5, pde=[1.0, 0.5, 2.0]),
     ]
-    help_, fast, converge, size, overfit = (answer for _, answer, _ in report_module.answers(runs))
+    help_, fast, converge, size, overfit = (answer for _, answer, _ in answers(runs))
     assert help_.startswith("In 1 of 1 pairs")
-    assert "ratio of the errors is 0.50" in help_
+    assert "ratio of the errors is 0.25" in help_
     assert "takes 2 to 3 epochs" in fast
     assert converge == "0 of 1 physics losses end below their first epoch."
-    assert "MLP: 100 weights need 2 epochs and reach 2 mm, 200 need 3 and reach 1 mm." in size
+    assert "Give runs of one kind" in size  # b has an epoch without a number
     assert overfit.startswith("Yes, in a, b, c")
+    runs[1] = entry("b", "mlp", 1.0, weights=200, hidden=[16, 16])
+    assert "MLP: 100 weights need 2 epochs and reach 2 mm, 200 need 3 and reach 1 mm." in answers(runs)[3][1]
+
+
+def test_only_like_runs_are_compared():
+    """The same widths on slow tracks are no peer, and a study that holds a training twice counts it once."""
+    plain, pinn = entry("mlp", "mlp", 2.0), entry("pinn", "pinn", 3.0)
+    runs = [
+        plain, narrow(entry("mlp_high", "mlp", 0.1), 20.0, 99.0), entry("mlp_again", "mlp", 2.0), pinn,
+        entry("pinn_balanced", "pinn", 3.0), entry("pinn_data", "pinn", 4.0, lambda_pde=0.0),
+    ]  # fmt: skip
+    (_, answer, table), *_, (_, _, sizes), _ = answers(runs)
+    assert [(row[0], row[3], row[5]) for row in table[1:]] == [
+        ("pinn", "mlp", "1.50"), ("pinn", "pinn_data", "0.75")
+    ]  # fmt: skip
+    assert "In 0 of 1 pairs the network with physics is more accurate than the MLP" in answer
+    assert "In 1 of 1 pairs the network with physics is more accurate than the same network" in answer
+    assert [row[2] for row in sizes[1:]] == ["mlp", "pinn"]
+    assert {run.study for run in runs} == {"high_p", "full_range"}
+
+
+def test_many_runs_get_panels():
+    widths = [(8, 8), (16, 16), (32, 32), (64, 64)]
+    runs = [entry(f"{kind}{size[0]}", kind, 1.0, hidden=size) for kind in ("mlp", "pinn") for size in widths]
+    assert list(panels(runs)) == ["all runs"]
+    runs += [
+        entry("weak", "pinn", 1.1, lambda_pde=0.01), narrow(entry("low", "mlp", 2.0), 0.8, 4.9),
+        entry("lonely", "rk_pinn", 5.0, lambda_pde=0.5),
+    ]  # fmt: skip
+    assert {title: [run.name for run in rows] for title, rows in panels(runs).items()} == {
+        "MLP": ["mlp8", "mlp16", "mlp32", "mlp64"],
+        "PINN": ["pinn8", "pinn16", "pinn32", "pinn64"],
+        "pinn8, weights of the losses": ["pinn8", "weak"],
+        "mlp8, momentum ranges": ["mlp8", "low"],
+        "others": ["lonely"],
+    }
 
 
 def test_runs_without_evaluation_are_refused(tiny_config, tmp_path):
@@ -174,3 +222,21 @@ def test_the_study_goes_on_where_it_was(tmp_path):
         run_all(tmp_path, groups=["kick"], device="cpu")
     manifest = json.loads((tmp_path / "experiments.json").read_text())
     assert manifest["experiments"]["kick32"]["study"] == "full_range"
+
+
+def test_a_stop_reaches_the_trainings_of_other_processes(tiny_config, tmp_path, monkeypatch):
+    chosen = experiments(["kick"])[:1]
+    configs = [tiny_config("model.kind=kick", "train.finish=[evaluate]")]
+    with run_all_module.announced_stop(tmp_path):
+        assert not (tmp_path / "STOP").exists()
+        monkeypatch.setattr(run_all_module, "stop_flag", lambda: StopFlag(True, "SIGTERM"))
+    assert (tmp_path / "STOP").read_text().startswith("SIGTERM")
+    monkeypatch.undo()  # what follows is another process, which got no signal
+    train_one(tmp_path, chosen, configs, "cpu", "test", 0)
+    assert (tmp_path / "kick32" / "CHECKPOINTED").exists()
+    assert not stop_flag().requested
+    assert not is_done(tmp_path, chosen, 0)
+    with run_all_module.announced_stop(tmp_path):
+        train_one(tmp_path, chosen, configs, "cpu", "test", 0)
+    assert is_done(tmp_path, chosen, 0)
+    assert not (tmp_path / "STOP").exists()

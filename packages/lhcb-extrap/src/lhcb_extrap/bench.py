@@ -127,7 +127,7 @@ def network_rows(name: str, config: Config, field: FieldMap, device: torch.devic
         found = time_pairs(in_onnx, in_torch, pairs=15, warmup=3)
         rows.append(
             BenchRow(
-                f"{name}, ONNX Runtime, batch {size}; peer: PyTorch",
+                f"{name}, ONNX Runtime in {exported['precision']} precision, batch {size}; peer: PyTorch",
                 size / found.ours_s,
                 size / found.peer_s,
                 "tracks/s",

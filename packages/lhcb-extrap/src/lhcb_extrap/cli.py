@@ -157,8 +157,13 @@ def evaluate_all(
 ) -> None:
     """Evaluate every run of a directory."""
     from lhcb_extrap.evaluate import evaluate_all as work
+    from lhcb_extrap.evaluate import print_evaluations
 
-    print_result(work(directory, split=split, device=device, out=out), as_json)
+    result = work(directory, split=split, device=device, out=out)
+    if as_json:
+        print_result(result, as_json)
+    else:
+        print_evaluations(result)
 
 
 @app.command()

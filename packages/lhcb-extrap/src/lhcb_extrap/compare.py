@@ -289,7 +289,7 @@ def network_movers(run: Path, tracks: FloatArray, scratch: Path) -> list[tuple[s
             f"fixed planes {planes} of the first run; compare runs between the same planes."
         )
     file = scratch / f"{run.name}.onnx"
-    export_network(network, normalization, file)
+    precision = export_network(network, normalization, file)["precision"]
     session = open_session(file, "cpu", num_threads=1)
 
     def in_torch(tracks: FloatArray) -> Run:
@@ -307,7 +307,8 @@ def network_movers(run: Path, tracks: FloatArray, scratch: Path) -> list[tuple[s
         parts = np.array_split(inputs, -(-len(inputs) // _NETWORK_BATCH))
         return lambda: np.concatenate([session.run(["end"], {"tracks": part})[0] for part in parts])
 
-    movers: list[tuple[str, Mover]] = [("torch", in_torch), ("onnxruntime", in_onnx)]
+    in_runtime = "onnxruntime" if precision == "single" else "onnxruntime, float64"
+    movers: list[tuple[str, Mover]] = [("torch", in_torch), (in_runtime, in_onnx)]
     if isinstance(network, KickNet) and shutil.which("g++"):
         header = scratch / f"{run.name}.hpp"
         atomic_write_text(header, kick_header(network, *planes, run.name))

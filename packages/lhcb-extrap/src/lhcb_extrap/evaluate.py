@@ -118,6 +118,21 @@ def evaluate_all(
     return {"output": out, **rows}
 
 
+def print_evaluations(result: dict[str, Any]) -> None:
+    """Print what `evaluate_all` found as a table on stdout, one row a run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("run", "weights", "mean mm", "95 % mm", "slope", "training s", title=str(result["output"]))
+    for name, row in result.items():
+        if name != "output":
+            table.add_row(
+                name, f"{row['num_parameters']:,}", f"{row['pos_mean_mm']:.3g}", f"{row['pos_95_mm']:.3g}",
+                f"{row['slope_mean']:.2g}", f"{row['training_time_s']:.0f}",
+            )  # fmt: skip
+    Console().print(table)
+
+
 def find_runs(directory: Path) -> list[Path]:
     """Run directories below a directory, sorted by name.
 
@@ -182,7 +197,7 @@ def draw(
     residuals = ends[NETWORK].astype(np.float64) - truth
     pictures = {
         "residuals": plots.residual_histograms(residuals),
-        "error_momentum": plots.error_momentum({NETWORK: profile}),
+        "error_momentum": plots.error_momentum(profile),
         "error_position": plots.error_position(*position_map(tracks, position)),
     }
     for name, figure in pictures.items():

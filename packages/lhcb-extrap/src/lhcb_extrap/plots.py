@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hep_shared.files import atomic_path
 from lhcb_extrap.metrics import TARGETS, Profile
@@ -74,6 +75,37 @@ def _new(num_columns: int = 1, width: float = 5.2, height: float = 3.8) -> tuple
     figure = Figure(figsize=(width * num_columns, height), layout="constrained")
     axes = figure.subplots(1, num_columns, squeeze=False)
     return figure, list(axes[0])
+
+
+def _grid(
+    num_panels: int, ylabel: str, *, most_columns: int = 3, width: float = 4.6, height: float = 3.8
+) -> tuple[Figure, list[Axes]]:
+    """Panels in rows, with logarithmic axes of y that are the same; a single panel is wider."""
+    if num_panels == 1:
+        num_rows, num_columns, width, height = 1, 1, 7.4, 4.4
+    else:
+        num_columns = min(num_panels, most_columns)
+        num_rows = -(-num_panels // num_columns)
+    figure = Figure(figsize=(width * num_columns, height * num_rows), layout="constrained")
+    axes = figure.subplots(num_rows, num_columns, squeeze=False, sharey=True)
+    axes[0, 0].set_yscale("log")
+    for row in axes:
+        row[0].set_ylabel(ylabel)
+    for empty in axes.flat[num_panels:]:
+        empty.set_axis_off()
+    return figure, list(axes.flat[:num_panels])
+
+
+def _draw_curves(
+    axes: Axes, title: str, curves: Mapping[str, Sequence[float]], colors: Mapping[str, str] | None = None
+) -> None:
+    """Draw values of every epoch, by name."""
+    for number, (name, values) in enumerate(curves.items()):
+        style, marker = "-" if number < len(COLORS) else "--", "." if len(values) < 3 else None
+        color = colors[name] if colors else COLORS[number % len(COLORS)]
+        axes.plot(range(1, len(values) + 1), values, style, color=color, marker=marker, label=name)
+    axes.set(title=title, xlabel="epoch")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
 @styled
@@ -140,25 +172,22 @@ def residual_histograms(residuals: FloatArray) -> Figure:
 
 
 @styled
-def error_momentum(profiles: Mapping[str, Profile]) -> Figure:
-    """Position error against momentum.
+def error_momentum(profile: Profile) -> Figure:
+    """Position error of one run against momentum.
 
     Args:
-        profiles: Profiles in GeV by name.
+        profile: Errors in bins of momentum, GeV.
 
     Returns:
         The figure.
     """
     figure, (axes,) = _new(width=6.4, height=4.2)
-    for number, (name, profile) in enumerate(profiles.items()):
-        centers = np.sqrt(profile.edges[1:] * profile.edges[:-1])
-        color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
-        axes.plot(centers, profile.mean, color=color, marker=marker, markersize=4, label=name)
-        if len(profiles) == 1:
-            axes.plot(centers, profile.percentile95, color=color, linestyle="--", label="95 %")
+    centers = np.sqrt(profile.edges[1:] * profile.edges[:-1])
+    axes.plot(centers, profile.mean, color=COLORS[0], marker="o", markersize=4, label="mean")
+    axes.plot(centers, profile.percentile95, color=COLORS[0], linestyle="--", label="95 %")
     axes.axhline(TARGETS["pos_mean_mm"], color=GREY, linestyle=":", label="target of the mean")
     axes.set(xlabel="momentum [GeV]", ylabel="position error [mm]", xscale="log", yscale="log")
-    axes.legend(ncols=2 if len(profiles) > 4 else 1)
+    axes.legend()
     return figure
 
 
@@ -184,22 +213,21 @@ def error_position(x_edges: FloatArray, y_edges: FloatArray, error_mm: FloatArra
 
 
 @styled
-def convergence(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
+def convergence(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """Validation position error of several runs against the epoch.
 
     Args:
-        curves: Epochs and mean position errors (mm) by run.
+        panels: By title and run: mean position errors, mm, one an epoch or polish step.
 
     Returns:
         The figure.
     """
-    figure, (axes,) = _new(width=7.4, height=4.4)
-    for number, (name, (epochs, errors)) in enumerate(curves.items()):
-        style = "-" if number < len(COLORS) else "--"
-        axes.plot(epochs, errors, style, color=COLORS[number % len(COLORS)], label=name)
-    axes.axhline(TARGETS["pos_mean_mm"], color=GREY, linestyle=":", label="target")
-    axes.set(xlabel="epoch, polish steps counted on", ylabel="mean position error [mm]", yscale="log")
-    figure.legend(loc="outside right upper")
+    figure, all_axes = _grid(len(panels), "mean position error [mm]")
+    for axes, (title, curves) in zip(all_axes, panels.items(), strict=True):
+        _draw_curves(axes, title, curves)
+        axes.axhline(TARGETS["pos_mean_mm"], color=GREY, linestyle=":", label="target")
+        axes.set_xlabel("epoch, polish steps counted on")
+        axes.legend(fontsize=7)
     return figure
 
 
@@ -213,53 +241,70 @@ def physics_losses(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> Figur
     Returns:
         The figure.
     """
-    figure, all_axes = _new(len(curves), width=4.2)
+    names = list(dict.fromkeys(part for parts in curves.values() for part in parts))
+    colors = dict(zip(names, COLORS, strict=False))
+    figure, all_axes = _grid(len(curves), "loss", most_columns=4, width=3.4, height=2.9)
     for axes, (name, parts) in zip(all_axes, curves.items(), strict=True):
-        for color, (part, values) in zip(COLORS, parts.items(), strict=False):
-            axes.plot(range(1, len(values) + 1), values, color=color, label=part)
-        axes.set(title=name, xlabel="epoch", yscale="log")
-        axes.legend()
-    all_axes[0].set_ylabel("loss")
+        _draw_curves(axes, name, parts, colors)
+        axes.legend(fontsize=7)
     return figure
 
 
 @styled
-def overfitting(curves: Mapping[str, Sequence[float]]) -> Figure:
+def overfitting(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """Validation over training loss of the end, against the epoch.
 
     Args:
-        curves: Ratios by run, one an epoch.
+        panels: By title and run: ratios, one an epoch.
 
     Returns:
         The figure.
     """
-    figure, (axes,) = _new(width=7.4, height=4.0)
-    for number, (name, ratios) in enumerate(curves.items()):
-        style = "-" if number < len(COLORS) else "--"
-        axes.plot(range(1, len(ratios) + 1), ratios, style, color=COLORS[number % len(COLORS)], label=name)
-    axes.axhline(1.0, color=GREY, linestyle=":")
-    axes.set(xlabel="epoch", ylabel="validation / training loss", yscale="log")
-    figure.legend(loc="outside right upper")
+    figure, all_axes = _grid(len(panels), "validation / training loss")
+    for axes, (title, curves) in zip(all_axes, panels.items(), strict=True):
+        _draw_curves(axes, title, curves)
+        axes.axhline(1.0, color=GREY, linestyle=":")
+        axes.legend(fontsize=7)
     return figure
 
 
 @styled
-def size_accuracy(points: Mapping[str, Sequence[tuple[str, int, float]]]) -> Figure:
+def errors_momentum(panels: Mapping[str, Mapping[str, Profile]]) -> Figure:
+    """Mean position error against momentum, of several runs.
+
+    Args:
+        panels: Profiles in GeV by title and run.
+
+    Returns:
+        The figure.
+    """
+    figure, all_axes = _grid(len(panels), "mean position error [mm]")
+    for axes, (title, profiles) in zip(all_axes, panels.items(), strict=True):
+        for number, (name, profile) in enumerate(profiles.items()):
+            centers = np.sqrt(profile.edges[1:] * profile.edges[:-1])
+            color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
+            axes.plot(centers, profile.mean, color=color, marker=marker, markersize=4, label=name)
+        axes.axhline(TARGETS["pos_mean_mm"], color=GREY, linestyle=":", label="target")
+        axes.set(title=title, xlabel="momentum [GeV]", xscale="log")
+        axes.legend(fontsize=7)
+    return figure
+
+
+@styled
+def size_accuracy(points: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
     """Mean position error against the number of weights.
 
     Args:
-        points: By kind of network: name of the run, number of weights, mean position error (mm).
+        points: By kind of network: number of weights, mean position error (mm).
 
     Returns:
         The figure.
     """
     figure, (axes,) = _new(width=6.4, height=4.2)
     for number, (kind, rows) in enumerate(points.items()):
-        ordered = sorted(rows, key=lambda row: row[1])
-        axes.plot(
-            [row[1] for row in ordered], [row[2] for row in ordered], marker=MARKERS[number % len(MARKERS)],
-            color=COLORS[number % len(COLORS)], label=kind, linestyle="none" if len(rows) < 2 else "-",
-        )  # fmt: skip
+        weights, errors = zip(*sorted(rows), strict=True)
+        color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
+        axes.plot(weights, errors, color=color, marker=marker, label=kind)
     axes.axhline(TARGETS["pos_mean_mm"], color=GREY, linestyle=":", label="target")
     axes.set(xlabel="weights", ylabel="mean position error [mm]", xscale="log", yscale="log")
     axes.legend()

@@ -4,10 +4,15 @@
 of momentum, `kick` the kick nets in three sizes. Experiments of one momentum range share one data set. The
 manifest `experiments.json` says which experiment has which configuration; an experiment that is done is not
 trained again, one that was interrupted goes on from its last checkpoint.
+
+A stop signal reaches the first process alone. It leaves the file `STOP`, which the trainings of other
+processes and machines look for, so that they save within seconds too; the next call removes it.
 """
 
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,14 +21,16 @@ from typing import Any
 from hep_shared.config import load_config
 from hep_shared.errors import ConfigError, UserError
 from hep_shared.farm import run_shards
-from hep_shared.files import atomic_write_json, reader_boundary
-from hep_shared.signals import StopTraining
+from hep_shared.files import atomic_write_json, atomic_write_text, reader_boundary
+from hep_shared.signals import StopTraining, stop_flag
 from lhcb_extrap.config import PRESETS, Config
 from lhcb_extrap.data.history import HISTORY_FILE
 from lhcb_extrap.physics.sampling import MOMENTUM_STUDIES_GEV
 from lhcb_extrap.simulate import simulate
 
 MANIFEST = "experiments.json"
+STOP_FILE = "STOP"
+_POLL_S = 1.0
 SIZES = ("tiny", "small", "medium", "wide")
 KINDS = ("mlp", "pinn", "rkpinn")
 # Weights of the distance to the end, the equations of motion and the initial condition.
@@ -148,15 +155,16 @@ def run_all(
     configs = [
         with_shared_data(out, e, c, num_workers, cluster) for e, c in zip(chosen, configs, strict=True)
     ]
-    made = run_shards(
-        partial(train_one, out, chosen, configs, device, command),
-        len(chosen),
-        cluster=cluster,
-        num_workers=num_workers,
-        done=partial(is_done, out, chosen),
-        retries=1,
-        progress="experiments",
-    )
+    with announced_stop(out):
+        made = run_shards(
+            partial(train_one, out, chosen, configs, device, command),
+            len(chosen),
+            cluster=cluster,
+            num_workers=num_workers,
+            done=partial(is_done, out, chosen),
+            retries=1,
+            progress="experiments",
+        )
     return {
         "output": out,
         "num_experiments": len(chosen),
@@ -234,6 +242,62 @@ def train_one(
     from lhcb_extrap.train import train
 
     try:
-        train(configs[index], out=out / chosen[index].name, resume=True, device=device, command=command)
+        with heeded_stop(out):
+            train(configs[index], out=out / chosen[index].name, resume=True, device=device, command=command)
     except StopTraining:
         return  # saved; not done, so the farm leaves with 85 and the next call goes on
+
+
+@contextmanager
+def announced_stop(out: Path) -> Iterator[None]:
+    """Leave the file `STOP` in `out` once this process was asked to stop; remove that of a former call."""
+    path = out / STOP_FILE
+    path.unlink(missing_ok=True)
+
+    def announce() -> bool:
+        if stop_flag().requested:
+            atomic_write_text(path, f"{stop_flag().signal_name}; the next `lhcb-extrap run-all` goes on.\n")
+        return stop_flag().requested
+
+    with polling(announce):
+        yield
+
+
+@contextmanager
+def heeded_stop(out: Path) -> Iterator[None]:
+    """Ask the training of this process to stop once there is the file `STOP` in `out`."""
+    flag, asked = stop_flag(), False
+
+    def heed() -> bool:
+        nonlocal asked
+        if not flag.requested and (out / STOP_FILE).exists():
+            flag.requested, flag.signal_name, asked = True, STOP_FILE, True
+        return flag.requested
+
+    try:
+        with polling(heed):
+            yield
+    finally:
+        if asked:  # this process may live on and be given other work
+            flag.requested, flag.signal_name = False, None
+
+
+@contextmanager
+def polling(check: Callable[[], bool]) -> Iterator[None]:
+    """Call a function at the begin, every second, and at the end, until it returns True."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_POLL_S):
+            if check():
+                return
+
+    check()
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        check()

@@ -19,6 +19,7 @@ def good(num=6):
         (2, 3.0, r"entry 3: has tx = 3; keep \|tx\| within 2 at"),
         (4, np.inf, "entry 3: has q/p = inf 1/MeV; remove"),
         (4, 0.2, "entry 3: has q/p = 0.2 1/MeV; multiply q/p by 1e-3"),
+        (4, -1 / 99, r"entry 3: has q/p = -0.010101 1/MeV; multiply q/p by 1e-3"),
         (5, 0.0, "entry 3: has dz = 0 mm; remove"),
         (5, -10.0, "entry 3: has dz = -10 mm; give dz > 0"),
     ],

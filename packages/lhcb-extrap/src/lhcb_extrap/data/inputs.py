@@ -16,7 +16,8 @@ from lhcb_extrap.data.schema import START
 from lhcb_extrap.physics.arrays import BoolArray, FloatArray
 from lhcb_extrap.physics.propagation import DEFAULT_ACCEPTANCE, Acceptance
 
-_MIN_MOMENTUM_MEV = 10.0  # a q/p beyond 0.1/MeV is one in 1/GeV
+# Slower particles circle in the magnet, and up to 100 GeV a q/p in 1/GeV is beyond this.
+_MIN_MOMENTUM_MEV = 100.0
 _QOP, _DZ = 4, 5  # columns of X
 
 
@@ -106,6 +107,7 @@ def check_inputs(
 def _rules(inputs: FloatArray, acceptance: Acceptance, allow_backward: bool) -> list[_Rule]:
     finite = np.isfinite(inputs)
     rules = [_Rule(~finite[:, i], i, "remove rows that are not finite") for i in range(len(START.columns))]
+    rules.insert(0, _Rule(np.isinf(inputs[:, _QOP]), _QOP, "remove particles at rest, p = 0"))
     limits = (acceptance.half_x_mm, acceptance.half_y_mm, acceptance.max_slope, acceptance.max_slope)
     for i, (limit, unit) in enumerate(zip(limits, (" mm", " mm", "", ""), strict=True)):
         name = START.columns[i].name
@@ -116,5 +118,5 @@ def _rules(inputs: FloatArray, acceptance: Acceptance, allow_backward: bool) -> 
     rules.append(_Rule(np.abs(inputs[:, _QOP]) > 1 / _MIN_MOMENTUM_MEV, _QOP, unit))
     rules.append(_Rule(inputs[:, _DZ] == 0, _DZ, "remove tracks without a path"))
     if not allow_backward:
-        rules.append(_Rule(inputs[:, _DZ] < 0, _DZ, "give dz > 0, or allow backward tracks"))
+        rules.append(_Rule(inputs[:, _DZ] < 0, _DZ, "give dz > 0, or use a model trained on backward tracks"))
     return rules
