@@ -22,6 +22,7 @@ PRESETS = "fourtop_tokens.presets"
 
 Vector = Literal["four", "five"]
 Pooling = Literal["cls", "mean", "max"]
+Rows = Literal["joint", "shared"]
 Pairwise = Literal["none", "physics", "physics_sm"]
 TokensName = Literal["identity", "raw", "binned", "binned_legacy", "binned_background", "vq"]
 
@@ -91,6 +92,9 @@ class BinnedTokens(StrictModel):
     phi_mode: PhiMode = Field("full", description="How azimuths are binned.")
     edge_mode: EdgeMode = Field("quantile", description="`legacy`: the off-by-one of the reference.")
     fit_on: FitOn = Field("all", description="Train events whose objects give the edges.")
+    rows: Rows = Field(
+        "joint", description="`shared`: add to the row of a token one for its bin of each single quantity."
+    )
     binning: Binning | None = Field(None, description="The fitted binning; filled in.")
 
     @property

@@ -98,11 +98,16 @@ def test_mev_is_refused_unless_said(broken, sample):
 
     for key in schema.X_KEYS.values():
         change(broken, key, to_mev)
-    with pytest.raises(InputFileError, match=r"median leading pT of .*pass --units mev"):
+    with pytest.raises(InputFileError, match=r"median leading pT of .*if it is in MeV, pass --units mev"):
         read_events(broken)
     read = read_events(broken, units="mev")["test"]
     np.testing.assert_allclose(read.features, sample[1]["test"].features, rtol=1e-6)
     np.testing.assert_allclose(read.missing, sample[1]["test"].missing, rtol=1e-6)
+
+
+def test_gev_taken_for_mev_are_refused(sample):
+    with pytest.raises(InputFileError, match=r"median leading pT of 0\.\d+ GeV .*leave --units mev out"):
+        read_events(sample[0], units="mev")
 
 
 def test_a_file_that_is_not_there(tmp_path):
