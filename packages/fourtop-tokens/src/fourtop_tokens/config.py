@@ -93,7 +93,8 @@ class BinnedTokens(StrictModel):
     edge_mode: EdgeMode = Field("quantile", description="`legacy`: the off-by-one of the reference.")
     fit_on: FitOn = Field("all", description="Train events whose objects give the edges.")
     rows: Rows = Field(
-        "joint", description="`shared`: add to the row of a token one for its bin of each single quantity."
+        "shared",
+        description="`shared`: add to the row of a token those of its single bins; `joint`: no more than it.",
     )
     binning: Binning | None = Field(None, description="The fitted binning; filled in.")
 
@@ -126,7 +127,7 @@ class ClassifierConfig(StrictModel):
     pooling: Pooling = Field("cls", description="How tokens become one vector.")
     positions: bool = Field(True, description="Sinusoidal positions.")
     pairwise: Pairwise = Field(
-        "none", description="Attention bias from m², ΔR, kT, z; `physics_sm` adds Standard-Model couplings."
+        "none", description="Attention bias from m², ΔR, kT, z; `physics_sm` adds couplings and propagators."
     )
     pairwise_dim: int = Field(16, ge=1, description="Hidden width of the network behind the bias.")
     dim: int = Field(64, ge=2, multiple_of=2, description="Channels.")
