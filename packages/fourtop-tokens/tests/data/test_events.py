@@ -63,7 +63,7 @@ def test_integer_and_double_columns_are_as_good(broken):
     [
         ("X_train", edited(30, np.nan), "entry 3: nan is not a finite number"),
         ("X_val", edited(18, np.inf), "inf is not a finite number"),
-        ("X_test", edited(0, 8), "8 is not an object id; ids are 0"),
+        ("X_test", edited(0, 8), "8 is not an object id; number the objects anew, ids are 0"),
         ("X_test", edited(0, 1.5), "1.5 is not an object id"),
         ("X_train", edited(FIRST_PT, -4), "-4 is a negative pT"),
         ("X_train", edited(18, -1), "-1 is a negative missing momentum"),
@@ -71,7 +71,7 @@ def test_integer_and_double_columns_are_as_good(broken):
         ("X_train", lambda data: data[:0], "holds no events"),
         ("X_train", lambda data: np.full(data.shape, b"x"), "not a data set of numbers"),
         ("y_val", lambda data: data[:-1], "has 59 labels for 60 events"),
-        ("y_val", lambda data: data + 1, "6 is not a label; labels are 1"),
+        ("y_val", lambda data: data + 1, "6 is not a label; label the events anew, labels are 1"),
         ("y_val", lambda data: data[:, None], r"has the shape \(60, 1\) instead of \(N\)"),
     ],
 )

@@ -144,7 +144,14 @@ def read_labels(path: str | Path, split: Split, labels: NDArray[Any]) -> NDArray
         InputFileError: A label is not one of 1 to 5.
     """
     known = np.isin(labels, tuple(schema.LABELS))
-    _require(path, Y_KEYS[split], known, labels, "is not a label", "labels are 1 (tttt) to 5 (ttZ)")
+    _require(
+        path,
+        Y_KEYS[split],
+        known,
+        labels,
+        "is not a label",
+        "label the events anew, labels are 1 (tttt) to 5 (ttZ)",
+    )
     return labels.astype(np.int8)
 
 
@@ -174,7 +181,14 @@ def _parse(
     _require(path, key, np.isfinite(columns), columns, "is not a finite number", _COPY)
     raw_ids, numbers = columns[:, : schema.NUM_OBJECTS], columns[:, schema.NUM_OBJECTS :].astype(np.float32)
     known = np.isin(raw_ids, (schema.PAD, *schema.OBJECT_IDS))
-    _require(path, key, known, raw_ids, "is not an object id", "ids are 0 (empty) to 7 (photon)")
+    _require(
+        path,
+        key,
+        known,
+        raw_ids,
+        "is not an object id",
+        "number the objects anew, ids are 0 (empty) to 7 (photon)",
+    )
     ids = raw_ids.astype(np.int8)
     missing, flat = numbers[:, : schema.NUM_GLOBALS], numbers[:, schema.NUM_GLOBALS :]
     features = np.ascontiguousarray(flat).reshape(len(columns), schema.NUM_OBJECTS, len(schema.FEATURES))

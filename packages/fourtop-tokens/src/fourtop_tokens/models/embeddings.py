@@ -1,9 +1,12 @@
 r"""From events to tokens: direct, binned and vector-quantised.
 
-    identity   W (x ⊕ E_id)       scaled features and a learnt vector for the id
-    raw        W x                the features alone
-    binned     E[token]           one row for each of the joint bins of id, pT, η, φ
-    vq         E[k(x, id)]        one row for each code of a frozen VQ-VAE
+    identity   W (x ⊕ E_id)                 scaled features and a learnt vector for the id
+    raw        W x                          the features alone
+    binned     E[token] + Σ_q E_q[bin_q]    one row for each joint bin of id, pT, η, φ, and for each single one
+    vq         E[k(x, id)]                  one row for each code of a frozen VQ-VAE
+
+Without the single bins (`joint`, the reference's rows) each of 875 rows is learnt from its own objects alone,
+and what training teaches about a high pT at one η and φ is not known at the others.
 
 The missing momentum follows as two tokens, W₁ (ln(1 + MET) - μ)/σ and W₂ (cos φ, sin φ). `legacy` is the
 reference's: both numbers unscaled through one shared layer.
