@@ -24,6 +24,8 @@ _NAMES: dict[Units, str] = {"gev": "GeV", "mev": "MeV"}
 # The median of the leading pT is 100-300 GeV in any top sample: far from both ends, a thousand times that
 # where MeV are taken for GeV, and a thousandth where GeV are taken for MeV.
 _LEADING_PT_GEV = (5.0, 5000.0)
+_ID_REMEDY = "number the objects anew, ids are 0 (empty) to 7 (photon)"
+_LABEL_REMEDY = "label the events anew, labels are 1 (tttt) to 5 (ttZ)"
 _COPY = "copy the file again or make it again with `fourtop-tokens simulate`"
 
 
@@ -150,7 +152,7 @@ def read_labels(path: str | Path, split: Split, labels: NDArray[Any]) -> NDArray
         known,
         labels,
         "is not a label",
-        "label the events anew, labels are 1 (tttt) to 5 (ttZ)",
+        _LABEL_REMEDY,
     )
     return labels.astype(np.int8)
 
@@ -187,7 +189,7 @@ def _parse(
         known,
         raw_ids,
         "is not an object id",
-        "number the objects anew, ids are 0 (empty) to 7 (photon)",
+        _ID_REMEDY,
     )
     ids = raw_ids.astype(np.int8)
     missing, flat = numbers[:, : schema.NUM_GLOBALS], numbers[:, schema.NUM_GLOBALS :]

@@ -2,7 +2,7 @@ r"""From events to tokens: direct, binned and vector-quantised.
 
     identity   W (x ⊕ E_id)                 scaled features and a learnt vector for the id
     raw        W x                          the features alone
-    binned     E[token] + Σ_q E_q[bin_q]    one row for each joint bin of id, pT, η, φ, and for each single one
+    binned     E[token] + Σ_q E_q[bin_q]    a row for each joint bin of id, pT, η, φ, and for each single one
     vq         E[k(x, id)]                  one row for each code of a frozen VQ-VAE
 
 Without the single bins (`joint`, the reference's rows) each of 875 rows is learnt from its own objects alone,
