@@ -20,11 +20,14 @@ here are the rule above. Couplings run with one loop:
 
     1/α_i(Q) = 1/α_i(m_Z) + b_i / (2π) ln(Q / m_Z).
 
-Propagator of W, Z and H, with the width w that a detector sees instead of the natural one:
+Propagator: of the boson V that decays into two such objects where it can be seen, W into two jets, Z into two
+leptons of one flavour and opposite charge, H into two b-jets or two photons, with the width w that a detector
+sees instead of the natural one,
 
-    ln P_V = -1/2 ln(1 + (m - M_V)² / w_V²).
+    ln P_V = -1/2 ln(1 + (m - M_V)² / w_V²),
 
-A network of this size does not find so narrow a structure in ln m² by itself.
+and the same constant, far off the mass shell, for all other pairs. A network of this size does not find so
+narrow a structure in ln m² by itself.
 
 B events, P objects, H heads.
 """
@@ -47,6 +50,7 @@ _FARTHEST = 5.0  # standard deviations; an object with itself, where ΔR = 0, wo
 _TYPICAL_LOG_COUPLING = -3.0
 # Mass and width in GeV of bosons that are seen as pairs: W and H in jets (10 %), Z in leptons (3 %).
 RESONANCES = ((W_MASS, 8.0), (Z_MASS, 2.7), (HIGGS_MASS, 12.5))
+_OFF_SHELL = -5.0  # ln P of 150 widths, above all that occurs
 
 # Couplings at the Z mass, PDG (2024): alpha_s, alpha_em (MS-bar), alpha_em / sin²θ_W (MS-bar).
 ALPHA_AT_Z = (0.1180, 1 / 127.930, 1 / 127.930 / 0.23129)
@@ -54,6 +58,11 @@ ALPHA_AT_Z = (0.1180, 1 / 127.930, 1 / 127.930 / 0.23129)
 # weak, above the heavy particles, 19/6. PDG (2024), "Quantum chromodynamics", "Grand unified theories".
 ONE_LOOP = (23 / 3, -80 / 9, 19 / 6)
 STRONG, ELECTROMAGNETIC, WEAK = range(3)
+
+# Object codes, `schema.OBJECT_IDS`.
+_B_JET, _PHOTON = 2, 7
+_JETS = (1, _B_JET)
+_OPPOSITE = {3: 4, 4: 3, 5: 6, 6: 5}  # leptons of one flavour and opposite charge
 
 
 def interaction_table() -> Tensor:
@@ -63,14 +72,27 @@ def interaction_table() -> Tensor:
         STRONG, ELECTROMAGNETIC or WEAK for each pair of ids, padding included, (8, 8) int64.
     """
     table = torch.full((schema.NUM_IDS + 1,) * 2, WEAK)
-    jets, photon = (1, 2), 7
-    opposite = {3: 4, 4: 3, 5: 6, 6: 5}
     for a in schema.OBJECT_IDS:
         for b in schema.OBJECT_IDS:
-            if a in jets and b in jets:
+            if a in _JETS and b in _JETS:
                 table[a, b] = STRONG
-            elif (a == photon) != (b == photon) or opposite.get(a) == b:
+            elif (a == _PHOTON) != (b == _PHOTON) or _OPPOSITE.get(a) == b:
                 table[a, b] = ELECTROMAGNETIC
+    return table
+
+
+def decay_table() -> Tensor:
+    """Which boson of `RESONANCES` decays into two kinds of object.
+
+    Returns:
+        True for each pair of ids that W, Z and H go to, padding included, (8, 8, 3).
+    """
+    table = torch.zeros(schema.NUM_IDS + 1, schema.NUM_IDS + 1, len(RESONANCES), dtype=torch.bool)
+    for a in schema.OBJECT_IDS:
+        for b in schema.OBJECT_IDS:
+            table[a, b, 0] = a in _JETS and b in _JETS
+            table[a, b, 1] = _OPPOSITE.get(a) == b
+            table[a, b, 2] = a == b and a in (_B_JET, _PHOTON)
     return table
 
 
@@ -115,18 +137,20 @@ def pair_features(features: Tensor, *, with_energy: bool) -> Tensor:
     return torch.stack([quantity.clamp(min=_EPSILON).log() for quantity in quantities], dim=-1)
 
 
-def log_propagators(mass2: Tensor) -> Tensor:
+def log_propagators(mass2: Tensor, decays: Tensor) -> Tensor:
     """Logarithms of the propagators of W, Z and H, 0 on the mass shell.
 
     Args:
         mass2: m² of pairs in GeV², positive, (...).
+        decays: Whether the boson decays into such a pair, (..., 3).
 
     Returns:
-        ln P_V, (..., 3).
+        ln P_V, not below `_OFF_SHELL`, (..., 3).
     """
     mass = mass2.sqrt()[..., None]
     masses, widths = (mass.new_tensor(values) for values in zip(*RESONANCES, strict=True))
-    return -0.5 * ((mass - masses) / widths).square().log1p()
+    found = -0.5 * ((mass - masses) / widths).square().log1p()
+    return torch.where(decays, found.clamp(min=_OFF_SHELL), _OFF_SHELL)
 
 
 class PairwiseBias(nn.Module):
@@ -140,6 +164,7 @@ class PairwiseBias(nn.Module):
     """
 
     interactions: Tensor
+    decays: Tensor
 
     def __init__(self, num_heads: int, hidden_dim: int, *, with_energy: bool, couplings: bool) -> None:
         super().__init__()
@@ -151,6 +176,7 @@ class PairwiseBias(nn.Module):
             nn.Linear(hidden_dim, num_heads),
         )  # fmt: skip
         self.register_buffer("interactions", interaction_table(), persistent=False)
+        self.register_buffer("decays", decay_table(), persistent=False)
 
     def forward(self, ids: Tensor, features: Tensor) -> Tensor:
         """Evaluate all pairs.
@@ -171,6 +197,7 @@ class PairwiseBias(nn.Module):
             scale = pairs[..., 2].exp().clamp(min=_Q_MIN_GEV)
             kind = self.interactions[ids[:, :, None], ids[:, None]]
             coupling = running_couplings(scale).gather(-1, kind[..., None]).log()
-            inputs += [coupling - _TYPICAL_LOG_COUPLING, log_propagators(pairs[..., 0].exp())]
+            propagators = log_propagators(pairs[..., 0].exp(), self.decays[ids[:, :, None], ids[:, None]])
+            inputs += [coupling - _TYPICAL_LOG_COUPLING, propagators - _OFF_SHELL]
         bias = self.network(torch.cat(inputs, dim=-1)).permute(0, 3, 1, 2)
         return torch.where((valid[:, :, None] & valid[:, None])[:, None], bias, 0.0)
