@@ -2,9 +2,9 @@
 
     python z_mass.py EVENTS.h5 RUN [RUN ...]
 
-A gradient-boosted tree gets the logit of a finished run and the numbers of leptons, b-jets and jets, once
-without and once with the mass of the pair of leptons of one flavour and opposite charge that is nearest to the
-Z. It is fitted in five folds of the test events. Needs scikit-learn.
+A gradient-boosted tree gets the logit of a finished run and numbers of leptons, b-jets and jets, without and
+with the mass of the pair of leptons of one flavour and opposite charge nearest to the Z. It is fitted in
+five folds of the test events. Needs scikit-learn.
 
 N events.
 """
