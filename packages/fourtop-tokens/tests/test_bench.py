@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from fourtop_tokens import bench
 from fourtop_tokens.data.tokenizer import Binning, native_backend
@@ -27,6 +28,14 @@ def test_rows_compare_like_with_like(tiny_config, monkeypatch):
     assert rows["codebook update"].max_abs_diff < 1e-3
     assert rows["training step, batch 8"].ratio > 0
     assert len(rows) == (7 if native_backend() == "native" else 5)
+
+
+def test_the_row_of_the_ensemble_counts_all_members(tiny_config, sample, monkeypatch):
+    monkeypatch.setattr(bench, "NUM_MEMBERS", 3)
+    row = bench.ensemble_row(tiny_config(), sample[1]["train"], torch.device("cpu"), batch_size=8)
+    assert row.what == "step of 3 members, batch 8; peer: one after another"
+    assert row.goal == 8
+    assert row.ratio > 0
 
 
 def test_a_vqvae_is_not_measured(tiny_vqvae_config):

@@ -104,6 +104,7 @@ def damaged(sample, tmp_path_factory):
                 arrays[key][:, columns] *= 1000
 
     make("mev.h5", to_mev)
+    make("test.h5", put("X_test", (7, 30), np.inf))
     (folder / "cut.h5").write_bytes(sample[0].read_bytes()[:20_000])
     return folder
 
@@ -127,9 +128,17 @@ def test_bad_input_is_one_sentence(damaged, tmp_path, capsys, name, mentions):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("verb", ["train", "train-vqvae", "sweep"])
+def test_a_bad_test_split_is_noticed_before_a_training(damaged, tmp_path, capsys, verb):
+    events = damaged / "test.h5"
+    words = (verb, "--set", f"data.events={events}", "--out", tmp_path / "out", "--device", "cpu")
+    assert "'X_test', entry 7: inf is not a finite number" in refuse(capsys, *words)
+    assert not list(tmp_path.iterdir())
+
+
 def test_units_have_a_flag(damaged, tmp_path, capsys):
     words = ("tokenize", "--input", damaged / "mev.h5", "--output", tmp_path / "t.h5")
-    assert "pass --units mev if so" in refuse(capsys, *words)
+    assert "if it is in MeV, pass --units mev" in refuse(capsys, *words)
     with pytest.raises(SystemExit) as stop:
         cli.run_cli(app, "fourtop_tokens", [*map(str, words), "--units", "mev"])
     assert stop.value.code == 0

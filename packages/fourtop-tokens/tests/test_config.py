@@ -27,6 +27,7 @@ def test_legacy_presets_have_the_defects():
     tokens = load(preset="binned_legacy").model.tokens
     assert isinstance(tokens, BinnedTokens)
     assert (tokens.phi_mode, tokens.edge_mode, tokens.fit_on) == ("legacy", "legacy", "background")
+    assert tokens.rows == "joint"
     legacy = load(preset="legacy")
     assert legacy.data.scaling == "legacy"
     assert legacy.optim.min_lr_ratio == 1.0

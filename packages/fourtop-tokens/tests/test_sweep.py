@@ -1,11 +1,12 @@
 import json
 
+import h5py
 import pytest
 
 from fourtop_tokens import sweep as module
 from fourtop_tokens.report import read_runs
 from fourtop_tokens.sweep import Member, member_config, members, sweep, vqvae_config
-from hep_shared.errors import ConfigError, UserError
+from hep_shared.errors import ConfigError, InputFileError, UserError
 
 VQVAE = ("sweep.vqvae_epochs=1", "sweep.vqvae_batch_size=32", "sweep.vqvae.num_codes=16")
 SMALL = ("train.epochs=1", "sweep.seeds=2", *VQVAE)
@@ -99,6 +100,15 @@ def test_codebooks_have_the_vector_of_their_members(tiny_config, tmp_path):
     assert (config.model.vector, config.train.seed, config.data.augment) == ("four", 7, False)
     member = member_config(tiny_config(), tmp_path, Member("vq", "cls", True, "four"), 7)
     assert member.model.tokens.run == tmp_path / "vqvae" / "four_seed7"
+
+
+def test_nothing_is_written_for_a_file_that_cannot_be_used(tiny_config, sample, tmp_path):
+    with h5py.File(sample[0]) as source, h5py.File(tmp_path / "e.h5", "w") as target:
+        for key in set(source) - {"X_test"}:
+            source.copy(key, target)
+    with pytest.raises(InputFileError, match="'X_test': is missing"):
+        sweep(tiny_config(f"data.events={tmp_path / 'e.h5'}"), tmp_path / "sweep", limit=1, device="cpu")
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_only_classifiers_of_events(tiny_vqvae_config, tiny_config, tmp_path):

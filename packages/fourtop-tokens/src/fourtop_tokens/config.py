@@ -22,6 +22,7 @@ PRESETS = "fourtop_tokens.presets"
 
 Vector = Literal["four", "five"]
 Pooling = Literal["cls", "mean", "max"]
+Rows = Literal["joint", "shared"]
 Pairwise = Literal["none", "physics", "physics_sm"]
 TokensName = Literal["identity", "raw", "binned", "binned_legacy", "binned_background", "vq"]
 
@@ -91,6 +92,10 @@ class BinnedTokens(StrictModel):
     phi_mode: PhiMode = Field("full", description="How azimuths are binned.")
     edge_mode: EdgeMode = Field("quantile", description="`legacy`: the off-by-one of the reference.")
     fit_on: FitOn = Field("all", description="Train events whose objects give the edges.")
+    rows: Rows = Field(
+        "shared",
+        description="`shared`: add to the row of a token those of its single bins; `joint`: no more than it.",
+    )
     binning: Binning | None = Field(None, description="The fitted binning; filled in.")
 
     @property
@@ -122,7 +127,7 @@ class ClassifierConfig(StrictModel):
     pooling: Pooling = Field("cls", description="How tokens become one vector.")
     positions: bool = Field(True, description="Sinusoidal positions.")
     pairwise: Pairwise = Field(
-        "none", description="Attention bias from m², ΔR, kT, z; `physics_sm` adds Standard-Model couplings."
+        "none", description="Attention bias from m², ΔR, kT, z; `physics_sm` adds couplings and propagators."
     )
     pairwise_dim: int = Field(16, ge=1, description="Hidden width of the network behind the bias.")
     dim: int = Field(64, ge=2, multiple_of=2, description="Channels.")

@@ -371,7 +371,7 @@ def heatmap(
     Returns:
         One panel with the numbers written into it.
     """
-    figure, ax = _axes(2.2 + 1.3 * len(columns), 1.6 + 0.75 * len(rows))
+    figure, ax = _axes(max(4.6, 2.2 + 1.3 * len(columns)), 1.6 + 0.75 * len(rows))  # the title fits too
     image = ax.imshow(np.ma.masked_invalid(table), cmap="viridis", aspect="auto")
     middle = (np.nanmin(table) + np.nanmax(table)) / 2
     for (i, j), value in np.ndenumerate(table):

@@ -33,6 +33,7 @@ from fourtop_tokens.config import (
     Vector,
     VqTokens,
 )
+from fourtop_tokens.data.events import read_events
 from fourtop_tokens.ensemble import train_ensemble
 from fourtop_tokens.train import finish, simulated_file, train
 from hep_shared.config import to_plain
@@ -107,8 +108,10 @@ def member_tokens(name: TokensName, config: Config, vqvae: Path) -> Tokens:
         return VqTokens(run=vqvae)
     legacy = name == "binned_legacy"
     own = config.model.tokens if isinstance(config.model, ClassifierConfig) else None
+    own = own if isinstance(own, BinnedTokens) else BinnedTokens()
     return BinnedTokens(
-        num_bins=own.num_bins if isinstance(own, BinnedTokens) else 5,
+        num_bins=own.num_bins,
+        rows=own.rows,
         phi_mode="legacy" if legacy else "full",
         edge_mode="legacy" if legacy else "quantile",
         fit_on="background" if name == "binned_background" else "all",
@@ -148,6 +151,8 @@ def sweep(
         raise ConfigError("data.tokens is a binned file, but a sweep compares tokens; give data.events.")
     unique, duplicates = members(config)
     chosen = unique[:limit]
+    if config.data.events is not None:  # nothing is written for a file that cannot be used
+        read_events(config.data.events, units=config.data.units, num_events=config.data.num_events)
     open_sweep(config, out, unique, duplicates)
     if config.data.events is None:
         if config.data.simulated is None:

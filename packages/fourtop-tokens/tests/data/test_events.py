@@ -63,7 +63,7 @@ def test_integer_and_double_columns_are_as_good(broken):
     [
         ("X_train", edited(30, np.nan), "entry 3: nan is not a finite number"),
         ("X_val", edited(18, np.inf), "inf is not a finite number"),
-        ("X_test", edited(0, 8), "8 is not an object id; ids are 0"),
+        ("X_test", edited(0, 8), "8 is not an object id; number the objects anew, ids are 0"),
         ("X_test", edited(0, 1.5), "1.5 is not an object id"),
         ("X_train", edited(FIRST_PT, -4), "-4 is a negative pT"),
         ("X_train", edited(18, -1), "-1 is a negative missing momentum"),
@@ -71,7 +71,7 @@ def test_integer_and_double_columns_are_as_good(broken):
         ("X_train", lambda data: data[:0], "holds no events"),
         ("X_train", lambda data: np.full(data.shape, b"x"), "not a data set of numbers"),
         ("y_val", lambda data: data[:-1], "has 59 labels for 60 events"),
-        ("y_val", lambda data: data + 1, "6 is not a label; labels are 1"),
+        ("y_val", lambda data: data + 1, "6 is not a label; label the events anew, labels are 1"),
         ("y_val", lambda data: data[:, None], r"has the shape \(60, 1\) instead of \(N\)"),
     ],
 )
@@ -98,11 +98,16 @@ def test_mev_is_refused_unless_said(broken, sample):
 
     for key in schema.X_KEYS.values():
         change(broken, key, to_mev)
-    with pytest.raises(InputFileError, match=r"median leading pT of .*pass --units mev"):
+    with pytest.raises(InputFileError, match=r"median leading pT of .*if it is in MeV, pass --units mev"):
         read_events(broken)
     read = read_events(broken, units="mev")["test"]
     np.testing.assert_allclose(read.features, sample[1]["test"].features, rtol=1e-6)
     np.testing.assert_allclose(read.missing, sample[1]["test"].missing, rtol=1e-6)
+
+
+def test_gev_taken_for_mev_are_refused(sample):
+    with pytest.raises(InputFileError, match=r"median leading pT of 0\.\d+ GeV .*leave --units mev out"):
+        read_events(sample[0], units="mev")
 
 
 def test_a_file_that_is_not_there(tmp_path):

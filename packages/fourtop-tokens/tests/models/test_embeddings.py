@@ -11,6 +11,7 @@ from fourtop_tokens.models.embeddings import (
     MissingTokens,
     TokenEmbedding,
     VqEmbedding,
+    bin_membership,
 )
 
 
@@ -64,6 +65,36 @@ def test_binned_events_and_binned_files_are_embedded_alike(train, inputs):
     a, b = events(*inputs), file(torch.from_numpy(binning.transform(train)))
     assert torch.equal(a.tokens, b.tokens)
     assert torch.equal(a.valid_mask, b.valid_mask)
+
+
+def test_membership_is_what_tokens_decode_to(train):
+    binning = Binning.fit(train, with_energy=True)
+    tokens = binning.transform(train)
+    fields = binning.vocabulary.decode(tokens)
+    columns = bin_membership(binning.vocabulary)[torch.from_numpy(tokens)].numpy()
+    start = 0
+    for name in binning.vocabulary.object_fields:
+        size = 7 if name == "id" else 5
+        expected = np.eye(size + 1)[fields[name]][..., 1:]
+        np.testing.assert_array_equal(columns[:, :18, start : start + size], expected)
+        start += size
+    assert start == columns.shape[2]
+    assert (columns[:, 18:] == 0).all()
+
+
+def test_shared_rows_begin_as_sums_of_bins(train, inputs):
+    torch.manual_seed(0)
+    binning = Binning.fit(train)
+    embedding = BinnedEmbedding(64, binning, with_missing=True, shared=True)
+    tokens = torch.from_numpy(binning.transform(train))
+    objects = tokens[:, :18][tokens[:, :18] > 0]
+    rows = embedding(*inputs).tokens[:, :18][tokens[:, :18] > 0]
+    assert rows.var().item() == pytest.approx(1, abs=0.3)
+    parts = embedding.membership[objects] @ embedding.bins
+    assert torch.equal(rows, parts)
+    rows.square().sum().backward()
+    assert embedding.bins.grad.isfinite().all()
+    assert embedding.rows.weight.grad[0].eq(0).all()
 
 
 def test_without_missing_momentum_it_has_no_influence(train, inputs):

@@ -3,16 +3,20 @@ import math
 import pytest
 import torch
 
+from fourtop_tokens.models import pairwise
 from fourtop_tokens.models.pairwise import (
     ELECTROMAGNETIC,
+    RESONANCES,
     STRONG,
     WEAK,
     PairwiseBias,
+    decay_table,
     interaction_table,
+    log_propagators,
     pair_features,
     running_couplings,
 )
-from fourtop_tokens.physics.constants import Z_MASS
+from fourtop_tokens.physics.constants import HIGGS_MASS, W_MASS, Z_MASS
 
 
 def four_vectors(n=5, mass=20.0, seed=0):
@@ -86,6 +90,56 @@ def test_interactions_are_those_of_the_standard_model():
     assert table[1, 2] == table[2, 2] == STRONG
     assert table[3, 4] == table[5, 6] == table[7, 1] == table[7, 3] == ELECTROMAGNETIC
     assert table[3, 3] == table[3, 5] == table[3, 6] == table[1, 3] == table[7, 7] == WEAK
+
+
+def test_propagators_are_largest_on_the_mass_shell():
+    mass = torch.tensor([20.0, W_MASS, Z_MASS, HIGGS_MASS, 500.0])
+    every = torch.ones(5, 3, dtype=torch.bool)
+    found = log_propagators(mass.square(), every)
+    assert torch.allclose(found[[1, 2, 3], [0, 1, 2]], torch.zeros(3), atol=1e-6)
+    assert (found <= 0).all()
+    # One width off the shell a propagator is smaller by the square root of two.
+    mass, width = RESONANCES[1]
+    off = log_propagators(torch.tensor([(mass + width) ** 2, (mass - width) ** 2]), every[:2])[:, 1]
+    assert off.tolist() == pytest.approx([-0.5 * math.log(2)] * 2, abs=1e-4)
+    none = log_propagators(torch.tensor([Z_MASS**2]), ~every[:1])
+    assert none.eq(pairwise._OFF_SHELL).all()
+
+
+def test_bosons_decay_into_what_can_be_seen():
+    table = decay_table()
+    w, z, h = table.unbind(-1)
+    assert torch.equal(table, table.transpose(0, 1))
+    assert w.nonzero().tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+    assert z.nonzero().tolist() == [[3, 4], [4, 3], [5, 6], [6, 5]]
+    assert h.nonzero().tolist() == [[2, 2], [7, 7]]
+
+
+def test_a_bias_from_propagators_tells_a_z_from_other_leptons():
+    """Within a few widths of the Z the bias of e+ e- changes, that of e+ mu- hardly."""
+    torch.manual_seed(0)
+    bias = PairwiseBias(4, 8, with_energy=True, couplings=True)
+
+    def of_mass(mass, ids):
+        pt = mass / 2  # back to back in phi at eta 0
+        features = torch.tensor([[[pt, pt, 0.0, 0.0], [pt, pt, 0.0, 3.14159]]])
+        return bias(torch.tensor([ids]), features)[0, :, 0, 1].detach()
+
+    def change(ids):
+        return (of_mass(Z_MASS, ids) - of_mass(Z_MASS + 10, ids)).abs().max().item()
+
+    assert change([3, 4]) > 5 * change([3, 6])
+
+
+def test_inputs_are_centred_on_pairs_of_real_events(sample):
+    train = sample[1]["train"]
+    pairs = pair_features(torch.from_numpy(train.features), with_energy=True)
+    valid = torch.from_numpy(train.valid_mask)
+    both = valid[:, :, None] & valid[:, None] & ~torch.eye(18, dtype=torch.bool)
+    centre, width = torch.tensor(pairwise._TYPICAL).T
+    scaled = (pairs[both] - centre) / width
+    assert scaled.mean(0).abs().max() < 0.25
+    assert (scaled.std(0) - 1).abs().max() < 0.25
 
 
 def test_couplings_run_the_right_way():

@@ -19,9 +19,13 @@ from hep_shared.errors import InputFileError
 from hep_shared.files import reader_boundary, verify_manifest
 
 Units = Literal["gev", "mev"]
+_NAMES: dict[Units, str] = {"gev": "GeV", "mev": "MeV"}
 
-# The median of the leading pT is 100-300 GeV in any top sample, a thousand times that in MeV.
-_LEADING_PT_MEV_ABOVE = 5000.0
+# The median of the leading pT is 100-300 GeV in any top sample: far from both ends, a thousand times that
+# where MeV are taken for GeV, and a thousandth where GeV are taken for MeV.
+_LEADING_PT_GEV = (5.0, 5000.0)
+_ID_REMEDY = "number the objects anew, ids are 0 (empty) to 7 (photon)"
+_LABEL_REMEDY = "label the events anew, labels are 1 (tttt) to 5 (ttZ)"
 _COPY = "copy the file again or make it again with `fourtop-tokens simulate`"
 
 
@@ -89,7 +93,7 @@ def read_events(
 
     Raises:
         InputFileError: The file is missing, damaged or incomplete; a shape, an id, a label or a number is not
-            what the format allows; or the values look like MeV although `units` says GeV.
+            what the format allows; or the momenta can only be in another unit than `units`.
     """
     verify_manifest(path)
     events: dict[Split, EventSet] = {}
@@ -142,7 +146,14 @@ def read_labels(path: str | Path, split: Split, labels: NDArray[Any]) -> NDArray
         InputFileError: A label is not one of 1 to 5.
     """
     known = np.isin(labels, tuple(schema.LABELS))
-    _require(path, Y_KEYS[split], known, labels, "is not a label", "labels are 1 (tttt) to 5 (ttZ)")
+    _require(
+        path,
+        Y_KEYS[split],
+        known,
+        labels,
+        "is not a label",
+        _LABEL_REMEDY,
+    )
     return labels.astype(np.int8)
 
 
@@ -172,7 +183,14 @@ def _parse(
     _require(path, key, np.isfinite(columns), columns, "is not a finite number", _COPY)
     raw_ids, numbers = columns[:, : schema.NUM_OBJECTS], columns[:, schema.NUM_OBJECTS :].astype(np.float32)
     known = np.isin(raw_ids, (schema.PAD, *schema.OBJECT_IDS))
-    _require(path, key, known, raw_ids, "is not an object id", "ids are 0 (empty) to 7 (photon)")
+    _require(
+        path,
+        key,
+        known,
+        raw_ids,
+        "is not an object id",
+        _ID_REMEDY,
+    )
     ids = raw_ids.astype(np.int8)
     missing, flat = numbers[:, : schema.NUM_GLOBALS], numbers[:, schema.NUM_GLOBALS :]
     features = np.ascontiguousarray(flat).reshape(len(columns), schema.NUM_OBJECTS, len(schema.FEATURES))
@@ -183,11 +201,20 @@ def _parse(
     pt = features[:, :, schema.PT]
     _require(path, key, pt >= 0, pt, "is a negative pT", _COPY)
     _require(path, key, missing[:, 0] >= 0, missing[:, 0], "is a negative missing momentum", _COPY)
-    leading = float(np.median(pt.max(axis=1)))
-    if leading > _LEADING_PT_MEV_ABOVE:
-        problem = f"has a median leading pT of {leading:.0f}, which is GeV only if the file is in MeV"
-        raise InputFileError(path, problem, "pass --units mev if so", branch=key)
+    _require_gev(path, key, float(np.median(pt.max(axis=1))), units)
     return EventSet(ids, features, missing, labels)
+
+
+def _require_gev(path: str | Path, key: str, leading_pt: float, units: Units) -> None:
+    """Refuse a median leading pT [GeV] that only a wrong unit explains."""
+    low, high = _LEADING_PT_GEV
+    problem = f"has a median leading pT of {leading_pt:.3g} GeV when its unit is taken for {_NAMES[units]}"
+    if units == "gev" and leading_pt > high:
+        remedy = "if it is in MeV, pass --units mev (in a configuration data.units=mev)"
+        raise InputFileError(path, problem, remedy, branch=key)
+    if units == "mev" and leading_pt < low:
+        remedy = "if it is in GeV, leave --units mev out (in a configuration data.units=gev)"
+        raise InputFileError(path, problem, remedy, branch=key)
 
 
 def _require(

@@ -17,6 +17,10 @@ from hep_shared.files import reader_boundary, verify_manifest
 
 Tokens = NDArray[np.int64]
 _AGAIN = "make it again with `fourtop-tokens tokenize`"
+_OTHER_BINS = (
+    "give a file with the same bins, or say which it has: --num-bins and --with-energy, in a training "
+    "model.tokens.num_bins and model.tokens.with_energy"
+)
 
 
 def read_tokens(path: str | Path, vocabulary: Vocabulary) -> dict[str, Tokens]:
@@ -40,9 +44,7 @@ def read_tokens(path: str | Path, vocabulary: Vocabulary) -> dict[str, Tokens]:
         size = int(file.attrs.get(schema.ATTR_VOCAB_SIZE, vocabulary.size))
         if size != vocabulary.size:
             problem = f"has a vocabulary of {size} tokens instead of {vocabulary.size}"
-            raise InputFileError(
-                path, problem, "give a file with the same bins, or state its bins with --num-bins"
-            )
+            raise InputFileError(path, problem, _OTHER_BINS, branch=schema.ATTR_VOCAB_SIZE)
         for key, item in file.items():
             if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu" and _is_table(item.shape):
                 tables[names.get(key, key)] = _checked(path, key, item[:], vocabulary)
@@ -97,8 +99,7 @@ def _checked(path: str | Path, key: str, values: NDArray[Any], vocabulary: Vocab
         event, column = (int(i) for i in bad[0])
         token = f"{values[event, column]:g}"
         problem = f"{token} is not a token of column {column} in a vocabulary of {vocabulary.size}"
-        remedy = "give a file with the same bins, or state its bins with --num-bins"
-        raise InputFileError(path, problem, remedy, branch=key, entry=event)
+        raise InputFileError(path, problem, _OTHER_BINS, branch=key, entry=event)
     return values.astype(np.int64)
 
 

@@ -1,9 +1,12 @@
 r"""From events to tokens: direct, binned and vector-quantised.
 
-    identity   W (x ⊕ E_id)       scaled features and a learnt vector for the id
-    raw        W x                the features alone
-    binned     E[token]           one row for each of the joint bins of id, pT, η, φ
-    vq         E[k(x, id)]        one row for each code of a frozen VQ-VAE
+    identity   W (x ⊕ E_id)                 scaled features and a learnt vector for the id
+    raw        W x                          the features alone
+    binned     E[token] + Σ_q E_q[bin_q]    a row for each joint bin of id, pT, η, φ, and for each single one
+    vq         E[k(x, id)]                  one row for each code of a frozen VQ-VAE
+
+Without the single bins (`joint`, the reference's rows) each of 875 rows is learnt from its own objects alone,
+and what training teaches about a high pT at one η and φ is not known at the others.
 
 The missing momentum follows as two tokens, W₁ (ln(1 + MET) - μ)/σ and W₂ (cos φ, sin φ). `legacy` is the
 reference's: both numbers unscaled through one shared layer.
@@ -13,8 +16,10 @@ B events, P objects (18), T tokens, C channels, F features (3 or 4).
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fourtop_tokens.data import schema
 from fourtop_tokens.data.scaling import FLOOR_GEV, EventStatistics
@@ -168,6 +173,24 @@ class DirectEmbedding(nn.Module):
         return _join(self.project(x), valid, self.missing(missing) if self.missing is not None else None)
 
 
+def bin_membership(vocabulary: Vocabulary) -> Tensor:
+    """Which bins of single quantities the joint bin of a token lies in.
+
+    Args:
+        vocabulary: The numbering of the tokens, V of them.
+
+    Returns:
+        1 in the columns of its id and of its bin of each quantity, (V, 7 + b for each quantity); 0 for
+        padding and for the missing momentum, whose bins are single.
+    """
+    sizes = [schema.NUM_IDS] + [vocabulary.num_bins] * (len(vocabulary.object_fields) - 1)
+    bins = np.unravel_index(np.arange(vocabulary.num_object_tokens), sizes)
+    columns = [np.eye(size, dtype=np.float32)[index] for size, index in zip(sizes, bins, strict=True)]
+    membership = np.zeros((vocabulary.size, sum(sizes)), np.float32)
+    membership[1 : 1 + vocabulary.num_object_tokens] = np.concatenate(columns, axis=1)
+    return torch.from_numpy(membership)
+
+
 class TokenEmbedding(nn.Module):
     """Tokens from a binned file.
 
@@ -175,12 +198,23 @@ class TokenEmbedding(nn.Module):
         dim: Channels C.
         vocabulary: The numbering of the tokens.
         with_missing: Use the last two tokens, the missing momentum.
+        shared: Add to the row of a token the rows of its single bins, which all tokens with them share.
     """
 
-    def __init__(self, dim: int, vocabulary: Vocabulary, *, with_missing: bool) -> None:
+    membership: Tensor
+
+    def __init__(self, dim: int, vocabulary: Vocabulary, *, with_missing: bool, shared: bool = False) -> None:
         super().__init__()
         self.num_used = schema.NUM_TOKENS if with_missing else schema.NUM_OBJECTS
         self.rows = nn.Embedding(vocabulary.size, dim, padding_idx=schema.PAD)
+        self.bins: nn.Parameter | None = None
+        if shared:
+            self.register_buffer("membership", bin_membership(vocabulary), persistent=False)
+            # An object begins as the sum of its bins, of unit variance as rows are.
+            num_fields = len(vocabulary.object_fields)
+            self.bins = nn.Parameter(torch.randn(self.membership.shape[1], dim) / num_fields**0.5)
+            with torch.no_grad():
+                self.rows.weight[: 1 + vocabulary.num_object_tokens] = 0
 
     def forward(self, tokens: Tensor) -> Embedded:
         """Embed tokens.
@@ -192,7 +226,10 @@ class TokenEmbedding(nn.Module):
             Tokens and mask.
         """
         used = tokens[:, : self.num_used]
-        return Embedded(self.rows(used), used != schema.PAD)
+        rows = self.rows.weight
+        if self.bins is not None:
+            rows = rows + self.membership @ self.bins
+        return Embedded(F.embedding(used, rows, schema.PAD), used != schema.PAD)
 
 
 class BinnedEmbedding(TokenEmbedding):
@@ -202,10 +239,11 @@ class BinnedEmbedding(TokenEmbedding):
         dim: Channels C.
         binning: The fitted binning.
         with_missing: Append the missing momentum.
+        shared: As in `TokenEmbedding`.
     """
 
-    def __init__(self, dim: int, binning: Binning, *, with_missing: bool) -> None:
-        super().__init__(dim, binning.vocabulary, with_missing=with_missing)
+    def __init__(self, dim: int, binning: Binning, *, with_missing: bool, shared: bool = False) -> None:
+        super().__init__(dim, binning.vocabulary, with_missing=with_missing, shared=shared)
         self.binning = binning
 
     def forward(self, ids: Tensor, features: Tensor, missing: Tensor) -> Embedded:  # type: ignore[override]

@@ -5,16 +5,29 @@ For a pair with four-momenta p_a, p_b, in GeV and before any scaling,
     ln m²,   ln ΔR,   ln kT = ln(min(pT_a, pT_b) ΔR),   ln z = ln(min(pT_a, pT_b) / (pT_a + pT_b)),
     m² = m_a² + m_b² + 2 [E_a E_b - pT_a pT_b (sinh η_a sinh η_b + cos Δφ)],
 
-as in H. Qu et al., arXiv:2202.03772, eq. 3, go through a small network to one number a head. Without E in the
-input objects are massless, m² = 2 pT_a pT_b (cosh Δη - cos Δφ).
+as in H. Qu et al., arXiv:2202.03772, eq. 3, go through a small network to one number a head. They enter
+centred and scaled by constants that are typical of the pairs of top-quark events. Without E in the input
+objects are massless, m² = 2 pT_a pT_b (cosh Δη - cos Δφ).
 
-The Standard-Model option adds the logarithm of the coupling with which the two kinds of object meet in a
-vertex of the Standard Model, at the scale Q = max(kT, 1 GeV): the strong coupling for two jets, the
-electromagnetic one for a photon with anything charged and for two leptons of one flavour and opposite charge,
-the weak one otherwise. The idea of such an interaction matrix is from L. Builtjes et al., SciPost Phys. 19,
-028 (2025), arXiv:2211.05143; its entries here are the rule above. Couplings run with one loop:
+The Standard-Model option adds what a Feynman rule would: the logarithm of a coupling, and those of the
+propagators of the bosons that decay into pairs.
+
+Coupling: that with which the two kinds of object meet in a vertex of the Standard Model, at the scale
+Q = max(kT, 1 GeV): the strong coupling for two jets, the electromagnetic one for a photon with anything
+charged and for two leptons of one flavour and opposite charge, the weak one otherwise. The idea of such an
+interaction matrix is from L. Builtjes et al., SciPost Phys. 19, 028 (2025), arXiv:2211.05143; its entries
+here are the rule above. Couplings run with one loop:
 
     1/α_i(Q) = 1/α_i(m_Z) + b_i / (2π) ln(Q / m_Z).
+
+Propagator: of the boson V that decays into two such objects where it can be seen, W into two jets, Z into two
+leptons of one flavour and opposite charge, H into two b-jets or two photons, with the width w that a detector
+sees instead of the natural one,
+
+    ln P_V = -1/2 ln(1 + (m - M_V)² / w_V²),
+
+and the same constant, far off the mass shell, for all other pairs. A network of this size does not find so
+narrow a structure in ln m² by itself.
 
 B events, P objects, H heads.
 """
@@ -26,11 +39,18 @@ import torch
 from torch import Tensor, nn
 
 from fourtop_tokens.data import schema
-from fourtop_tokens.physics.constants import Z_MASS
+from fourtop_tokens.physics.constants import HIGGS_MASS, W_MASS, Z_MASS
 
 Pairwise = Literal["none", "physics", "physics_sm"]
 _EPSILON = 1e-6
 _Q_MIN_GEV = 1.0
+# Mean and standard deviation of ln m², ln ΔR, ln kT and ln z over pairs in simulated events, rounded.
+_TYPICAL = ((9.9, 1.4), (0.66, 0.52), (4.6, 0.75), (-1.2, 0.44))
+_FARTHEST = 5.0  # standard deviations; an object with itself, where ΔR = 0, would lie much farther off
+_TYPICAL_LOG_COUPLING = -3.0
+# Mass and width in GeV of bosons that are seen as pairs: W and H in jets (10 %), Z in leptons (3 %).
+RESONANCES = ((W_MASS, 8.0), (Z_MASS, 2.7), (HIGGS_MASS, 12.5))
+_OFF_SHELL = -5.0  # ln P of 150 widths, above all that occurs
 
 # Couplings at the Z mass, PDG (2024): alpha_s, alpha_em (MS-bar), alpha_em / sin²θ_W (MS-bar).
 ALPHA_AT_Z = (0.1180, 1 / 127.930, 1 / 127.930 / 0.23129)
@@ -38,6 +58,11 @@ ALPHA_AT_Z = (0.1180, 1 / 127.930, 1 / 127.930 / 0.23129)
 # weak, above the heavy particles, 19/6. PDG (2024), "Quantum chromodynamics", "Grand unified theories".
 ONE_LOOP = (23 / 3, -80 / 9, 19 / 6)
 STRONG, ELECTROMAGNETIC, WEAK = range(3)
+
+# Object codes, `schema.OBJECT_IDS`.
+_B_JET, _PHOTON = 2, 7
+_JETS = (1, _B_JET)
+_OPPOSITE = {3: 4, 4: 3, 5: 6, 6: 5}  # leptons of one flavour and opposite charge
 
 
 def interaction_table() -> Tensor:
@@ -47,14 +72,27 @@ def interaction_table() -> Tensor:
         STRONG, ELECTROMAGNETIC or WEAK for each pair of ids, padding included, (8, 8) int64.
     """
     table = torch.full((schema.NUM_IDS + 1,) * 2, WEAK)
-    jets, photon = (1, 2), 7
-    opposite = {3: 4, 4: 3, 5: 6, 6: 5}
     for a in schema.OBJECT_IDS:
         for b in schema.OBJECT_IDS:
-            if a in jets and b in jets:
+            if a in _JETS and b in _JETS:
                 table[a, b] = STRONG
-            elif (a == photon) != (b == photon) or opposite.get(a) == b:
+            elif (a == _PHOTON) != (b == _PHOTON) or _OPPOSITE.get(a) == b:
                 table[a, b] = ELECTROMAGNETIC
+    return table
+
+
+def decay_table() -> Tensor:
+    """Which boson of `RESONANCES` decays into two kinds of object.
+
+    Returns:
+        True for each pair of ids that W, Z and H go to, padding included, (8, 8, 3).
+    """
+    table = torch.zeros(schema.NUM_IDS + 1, schema.NUM_IDS + 1, len(RESONANCES), dtype=torch.bool)
+    for a in schema.OBJECT_IDS:
+        for b in schema.OBJECT_IDS:
+            table[a, b, 0] = a in _JETS and b in _JETS
+            table[a, b, 1] = _OPPOSITE.get(a) == b
+            table[a, b, 2] = a == b and a in (_B_JET, _PHOTON)
     return table
 
 
@@ -99,25 +137,46 @@ def pair_features(features: Tensor, *, with_energy: bool) -> Tensor:
     return torch.stack([quantity.clamp(min=_EPSILON).log() for quantity in quantities], dim=-1)
 
 
+def log_propagators(mass2: Tensor, decays: Tensor) -> Tensor:
+    """Logarithms of the propagators of W, Z and H, 0 on the mass shell.
+
+    Args:
+        mass2: m² of pairs in GeV², positive, (...).
+        decays: Whether the boson decays into such a pair, (..., 3).
+
+    Returns:
+        ln P_V, not below `_OFF_SHELL`, (..., 3).
+    """
+    mass = mass2.sqrt()[..., None]
+    masses, widths = (mass.new_tensor(values) for values in zip(*RESONANCES, strict=True))
+    found = -0.5 * ((mass - masses) / widths).square().log1p()
+    return torch.where(decays, found.clamp(min=_OFF_SHELL), _OFF_SHELL)
+
+
 class PairwiseBias(nn.Module):
     """Bias of every head from pairs of objects.
 
     Args:
         num_heads: Heads H.
-        hidden_dim: Width of the small network.
+        hidden_dim: Width of the two hidden layers of the small network.
         with_energy: Whether E may be used.
-        couplings: Add the Standard-Model coupling of the pair.
+        couplings: Add the coupling and the propagators of the Standard Model.
     """
 
     interactions: Tensor
+    decays: Tensor
 
     def __init__(self, num_heads: int, hidden_dim: int, *, with_energy: bool, couplings: bool) -> None:
         super().__init__()
         self.with_energy, self.couplings = with_energy, couplings
+        num_inputs = len(_TYPICAL) + (1 + len(RESONANCES) if couplings else 0)
         self.network = nn.Sequential(
-            nn.Linear(4 + couplings, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, num_heads)
-        )
+            nn.Linear(num_inputs, hidden_dim), nn.GELU(),
+            nn.Linear(hidden_dim, hidden_dim), nn.GELU(),
+            nn.Linear(hidden_dim, num_heads),
+        )  # fmt: skip
         self.register_buffer("interactions", interaction_table(), persistent=False)
+        self.register_buffer("decays", decay_table(), persistent=False)
 
     def forward(self, ids: Tensor, features: Tensor) -> Tensor:
         """Evaluate all pairs.
@@ -132,12 +191,13 @@ class PairwiseBias(nn.Module):
         valid = ids != schema.PAD
         features = torch.where(valid[..., None], features, 1.0)  # finite numbers, and finite gradients
         pairs = pair_features(features, with_energy=self.with_energy)
-        # Spectra end near e^14 GeV² and e^-7: a fixed scale keeps the input of order one.
-        inputs = pairs / pairs.new_tensor([6.0, 1.0, 4.0, 2.0])
+        centre, width = (pairs.new_tensor(values) for values in zip(*_TYPICAL, strict=True))
+        inputs = [((pairs - centre) / width).clamp(-_FARTHEST, _FARTHEST)]
         if self.couplings:
             scale = pairs[..., 2].exp().clamp(min=_Q_MIN_GEV)
             kind = self.interactions[ids[:, :, None], ids[:, None]]
             coupling = running_couplings(scale).gather(-1, kind[..., None]).log()
-            inputs = torch.cat([inputs, coupling / 2], dim=-1)
-        bias = self.network(inputs).permute(0, 3, 1, 2)
+            propagators = log_propagators(pairs[..., 0].exp(), self.decays[ids[:, :, None], ids[:, None]])
+            inputs += [coupling - _TYPICAL_LOG_COUPLING, propagators - _OFF_SHELL]
+        bias = self.network(torch.cat(inputs, dim=-1)).permute(0, 3, 1, 2)
         return torch.where((valid[:, :, None] & valid[:, None])[:, None], bias, 0.0)

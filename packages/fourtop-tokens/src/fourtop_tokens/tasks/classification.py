@@ -155,10 +155,11 @@ def build_embedding(config: Config) -> nn.Module:
             model.dim, statistics, with_energy=with_energy, with_missing=model.met, id_dim=id_dim
         )
     if isinstance(tokens, BinnedTokens):
+        shared = tokens.rows == "shared"
         if config.data.tokens is not None:
-            return TokenEmbedding(model.dim, tokens.vocabulary, with_missing=model.met)
+            return TokenEmbedding(model.dim, tokens.vocabulary, with_missing=model.met, shared=shared)
         assert tokens.binning is not None
-        return BinnedEmbedding(model.dim, tokens.binning, with_missing=model.met)
+        return BinnedEmbedding(model.dim, tokens.binning, with_missing=model.met, shared=shared)
     assert tokens.vqvae is not None
     assert tokens.statistics is not None
     return VqEmbedding(

@@ -47,12 +47,13 @@ def fit_constants(config: Config) -> Config:
         return config.model_copy(update={"data": data.model_copy(update={"statistics": statistics})})
     if data.events is None:
         raise ConfigError("data.events names no file; give one, for example --set data.events=events.h5.")
-    train = read_events(data.events, ("train",), units=data.units, num_events=data.num_events)["train"]
+    # All splits: what is wrong with the test events should be known before a training, not after it.
+    train = read_events(data.events, units=data.units, num_events=data.num_events)["train"]
     updates: dict[str, Any] = {
         "data": data.model_copy(update={"statistics": EventStatistics.fit(train, data.scaling)})
     }
     if isinstance(tokens, BinnedTokens):
-        options = tokens.model_dump(exclude={"kind", "binning"})
+        options = tokens.model_dump(exclude={"kind", "rows", "binning"})
         fitted = tokens.model_copy(update={"binning": Binning.fit(train, **options)})
         updates["model"] = model.model_copy(update={"tokens": fitted})
     return config.model_copy(update=updates)
