@@ -60,13 +60,16 @@ def measure_leptons(particles: Particles, rng: np.random.Generator) -> tuple[Arr
     return measured, found & (activity < LOOSE_ISOLATION), found & (activity < TIGHT_ISOLATION)
 
 
-def measure_jets(momenta: Array, kinds: NDArray[np.int8], rng: np.random.Generator) -> Array:
-    """Smear energies and directions of jets and give them a mass.
+def measure_jets(
+    momenta: Array, kinds: NDArray[np.int8], rng: np.random.Generator, *, are_partons: bool = True
+) -> Array:
+    """Smear energies and directions of jets.
 
     Args:
         momenta: True momenta of jets, (4, P, N) in GeV.
         kinds: Kinds, (P, N); NONE comes back as 0.
         rng: Generator.
+        are_partons: Whether jets are bare partons and get a mass here; those of hadrons have theirs.
 
     Returns:
         pt in GeV, eta, phi in rad, mass in GeV, (4, P, N).
@@ -76,13 +79,16 @@ def measure_jets(momenta: Array, kinds: NDArray[np.int8], rng: np.random.Generat
     true_pt = np.maximum(pt(true), 1e-3)
     noise = rng.standard_normal((4, len(true_pt)))
     measured_pt = true_pt * np.maximum(1 + np.hypot(0.80 / np.sqrt(true_pt), 0.05) * noise[0], 0.05)
-    grown_mass = measured_pt * JET_MASS_MEDIAN * np.exp(JET_MASS_WIDTH * noise[3])
+    if are_partons:
+        jet_mass = np.hypot(mass(true), measured_pt * JET_MASS_MEDIAN * np.exp(JET_MASS_WIDTH * noise[3]))
+    else:
+        jet_mass = mass(true) * (measured_pt / true_pt)
     out = np.zeros(momenta.shape)
     out[:, index[0], index[1]] = (
         measured_pt,
         eta(true) + JET_ANGLE * noise[1],
         wrap_phi(phi(true) + JET_ANGLE * noise[2]),
-        np.hypot(mass(true), grown_mass),
+        jet_mass,
     )
     return out
 

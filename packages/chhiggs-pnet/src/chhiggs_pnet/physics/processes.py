@@ -43,12 +43,13 @@ Channel = Literal["Run1E2Mu", "Run3Mu"]
 CHANNELS: tuple[Channel, ...] = ("Run1E2Mu", "Run3Mu")
 Process = Literal["signal", "nonprompt", "diboson", "ttX"]
 PROCESSES: tuple[Process, ...] = ("signal", "nonprompt", "diboson", "ttX")
+Component = Literal["ttZ"]  # of ttX, alone
 
 MEAN_RADIATED = {"gg": 1.3, "qq": 1.0}  # partons above PT_MIN
 # Probability that a tt event has a loose nonprompt electron, muon: sets the size of the background only.
 NONPROMPT_RATE = (0.004, 0.006)
 NONPROMPT_FROM_B = 0.85  # the rest comes from a radiated parton if there is one
-_NEEDS: dict[Channel, tuple[int, int]] = {"Run1E2Mu": (1, 2), "Run3Mu": (0, 3)}  # electrons, muons
+LEPTONS_NEEDED: dict[Channel, tuple[int, int]] = {"Run1E2Mu": (1, 2), "Run3Mu": (0, 3)}  # electrons, muons
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _recoil(radiation: production.Radiation) -> Array:
 
 @functools.cache
 def _channels(channel: Channel, num_w: int, muons_given: int, nonprompt: bool = False) -> Channels:
-    electrons, muons = _NEEDS[channel]
+    electrons, muons = LEPTONS_NEEDED[channel]
     return Channels(
         num_w,
         num_electrons=electrons,
@@ -310,24 +311,29 @@ def _tzq(channel: Channel, rng: np.random.Generator, num: int) -> Particles:
     return slots.particles()
 
 
-Component = tuple[Callable[[Channel], float], Callable[[Channel, np.random.Generator, int], Particles]]
+_Maker = tuple[Callable[[Channel], float], Callable[[Channel, np.random.Generator, int], Particles]]
 # Diboson rates count events with two radiated partons only.
-_MIXTURES: dict[str, tuple[tuple[Component, ...], float]] = {
+_MIXTURES: dict[str, tuple[tuple[_Maker, ...], float]] = {
     "diboson": (
         ((_rate_wz, _wz), (_rate_zz, _zz)),
         production.radiate(MEAN_RADIATED["qq"], 2, np.random.default_rng(0), 0)[1],
     ),
     "ttX": (((_rate_ttz, _ttz), (_rate_tzq, _tzq)), 1.0),
+    "ttZ": (((_rate_ttz, _ttz),), 1.0),
 }
 
 
 def generate(
-    process: Process, channel: Channel, rng: np.random.Generator, num: int, point: MassPoint | None = None
+    process: Process | Component,
+    channel: Channel,
+    rng: np.random.Generator,
+    num: int,
+    point: MassPoint | None = None,
 ) -> list[Batch]:
     """Generate final states of a process.
 
     Args:
-        process: Its name.
+        process: Its name, or that of a component.
         channel: Leptons that have to be possible.
         rng: Generator.
         num: Number of trials.
