@@ -28,9 +28,12 @@ def two_seeds(monkeypatch):
 
 @pytest.mark.usefixtures("two_seeds")
 def test_equal_engines_agree_and_every_observable_has_a_picture(tmp_path):
-    result = validate.validate(Config(), tmp_path, num_events=300, seed=3, points=[POINT])
+    processes = ("signal", "nonprompt", "ttX")
+    result = validate.validate(
+        Config(), tmp_path, num_events=300, seed=3, points=[POINT], processes=processes
+    )
     assert json.loads((tmp_path / "validation.json").read_text()) == result
-    names = {"signal 130, 90", "nonprompt, loose", "diboson", "ttZ"}
+    names = {"signal 130, 90", "nonprompt, loose leptons", "ttZ"}
     assert {row["sample"] for row in result["rows"]} == names
     assert len(result["rows"]) == len(names) * len(validate.OBSERVABLES)
     assert np.mean([row["p_value"] > 0.01 for row in result["rows"]]) > 0.9
@@ -52,7 +55,14 @@ def test_observables_are_those_of_the_events():
     np.testing.assert_array_equal(found["jet_mass"], events.mass[np.arange(50), first])
 
 
-def test_a_wrong_channel_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="--channel is 'Run2Mu'; choose Run1E2Mu or Run3Mu"):
-        validate.validate(Config(), tmp_path / "out", num_events=10, seed=1, channel="Run2Mu")
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"channel": "Run2Mu"}, "--channel is 'Run2Mu'; choose Run1E2Mu or Run3Mu"),
+        ({"processes": ["tZq"]}, "--processes names 'tZq'; choose from signal, nonprompt, diboson, ttX"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, given, text):
+    with pytest.raises(UserError, match=text):
+        validate.validate(Config(), tmp_path / "out", num_events=10, seed=1, **given)
     assert not (tmp_path / "out").exists()

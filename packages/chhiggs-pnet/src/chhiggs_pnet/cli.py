@@ -83,9 +83,10 @@ def validate(
     num_events: NumEventsOption = 1000,
     seed: SeedOption = 1,
     channel: Annotated[str, typer.Option(help="Channel of the events.")] = "Run1E2Mu",
-    points: Annotated[
-        str | None, typer.Option("--points", help="Mass points 'mHc,mA;mHc,mA' in GeV.")
-    ] = None,
+    points: Annotated[str | None, typer.Option("--points", help="Mass points; three by default.")] = None,
+    processes: Annotated[
+        str, typer.Option(help="Of signal, diboson, ttX and nonprompt, which takes long.")
+    ] = "signal,diboson,ttX",
     preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -99,7 +100,10 @@ def validate(
     from hep_shared.config import load_config
 
     chosen = load_config(Config, presets=PRESETS, preset=preset, file=config, overrides=set_)
-    result = work(chosen, out, num_events=num_events, seed=seed, channel=channel, points=parse_points(points))
+    result = work(
+        chosen, out, num_events=num_events, seed=seed, channel=channel, points=parse_points(points),
+        processes=[name.strip() for name in processes.split(",")],
+    )  # fmt: skip
     print_result(headline(result), as_json)
 
 

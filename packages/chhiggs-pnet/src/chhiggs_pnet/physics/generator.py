@@ -71,7 +71,7 @@ def reconstruct(
     Returns:
         The events that pass, in order, numbered from 0.
     """
-    measured, loose, tight = detector.measure_leptons(particles, rng)
+    measured, loose, tight = detector.measure_leptons(particles, rng, are_partons=not jets_are_clustered)
     num = particles.num_lepton_slots
     kind = np.where(loose, _OBJECT[particles.kinds[:num]], 0)
     lepton_pt, lepton_eta = pt(measured), eta(measured)
@@ -96,19 +96,28 @@ def reconstruct(
     find_jets = hadronic if jets_are_clustered else cluster
     jet_momenta, flavours = find_jets(particles.momenta, particles.kinds)
     jets = detector.measure_jets(jet_momenta, flavours, rng, are_partons=not jets_are_clustered)
+    missing = detector.missing_momentum(particles, measured, jets, rng)
+    if not jets_are_clustered:  # what leaves the cone is seen elsewhere, so nothing is missing for it
+        jets = detector.lose_from_jets(jets, flavours, rng)
     return _with_jets(
-        particles, measured, leptons[:, :, rows], muons[rows], electrons[rows], tight, charge, jets, flavours,
-        selection, rng,
-    )  # fmt: skip
+        leptons[:, :, rows],
+        muons[rows],
+        electrons[rows],
+        tight,
+        charge,
+        jets,
+        flavours,
+        missing,
+        selection,
+        rng,
+    )
 
 
 def _with_jets(
-    particles: Particles, measured: Array, leptons: Array, muons: Array, electrons: Array, tight: Array,
-    charge: Array, jets: Array, flavours: Array, selection: Selection, rng: np.random.Generator,
+    leptons: Array, muons: Array, electrons: Array, tight: Array, charge: Array, jets: Array, flavours: Array,
+    missing: Array, selection: Selection, rng: np.random.Generator,
 ) -> Events:  # fmt: skip
     """Tag jets and pack the events that pass; leptons and jets are (4, ·, N) in pt, eta, phi, mass."""
-    missing = detector.missing_momentum(particles, measured, jets, rng)
-
     objects = np.concatenate([leptons, jets], axis=1)
     is_lepton = np.zeros((objects.shape[2], objects.shape[1]), np.bool_)
     is_lepton[:, : leptons.shape[1]] = muons | electrons
