@@ -297,7 +297,10 @@ class EventStream:
             "pair_masses": np.stack([small["m1"], small["m2"]], axis=1),
             **{name: small[name].astype(np.int64) for name in ("label", "channel", "era")},
         }
-        pieces = {name: torch.from_numpy(values).split(own) for name, values in whole.items()}
+        pieces = {
+            name: torch.from_numpy(values.reshape(last - first, own, *values.shape[1:]))
+            for name, values in whole.items()
+        }
         fixed = torch.from_numpy(self._masses[plan.fixed[first:last]].astype(np.float32))
         segments: list[list[tuple[Array, Array]]] = [[] for _ in range(last - first)]
         for chosen, nodes in self._segments(part, own):
