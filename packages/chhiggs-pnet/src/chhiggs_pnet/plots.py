@@ -402,5 +402,5 @@ def two_engines(
         panels[0, column].set_ylim(bottom=0)
     panels[0, 0].set_ylabel("probability density")
     panels[0, 0].legend()
-    panels[1, 0].set_ylabel("fast / Pythia")
+    panels[1, 0].set_ylabel("ratio")
     return figure

@@ -28,6 +28,7 @@ from chhiggs_pnet.physics import constants as c
 from chhiggs_pnet.physics import production
 from chhiggs_pnet.physics.decays import (
     HEAVY_FERMION_MASS,
+    W_BRANCHING,
     Channels,
     boson_chain,
     resolve_taus,
@@ -37,7 +38,7 @@ from chhiggs_pnet.physics.decays import (
 from chhiggs_pnet.physics.kinematics import Array, azimuths, four_momentum
 from chhiggs_pnet.physics.mass_points import MassPoint
 from chhiggs_pnet.physics.particles import Kind, Particles
-from chhiggs_pnet.physics.virtual_w import mass_spectrum, open_fraction
+from chhiggs_pnet.physics.virtual_w import mass_density, mass_spectrum, open_fraction
 
 Channel = Literal["Run1E2Mu", "Run3Mu"]
 CHANNELS: tuple[Channel, ...] = ("Run1E2Mu", "Run3Mu")
@@ -147,8 +148,27 @@ def signal(channel: Channel, point: MassPoint, rng: np.random.Generator, num: in
     slots.put(5, b_other, Kind.BOTTOM)
     slots.put_w(2, 6, (virtual_pair[0], virtual_pair[1]), modes[0], sign, rng)
     slots.put_w(3, 7, (pair[0], pair[1]), modes[1], -sign, rng)
-    rate = 2 * c.SIGMA_TT * c.SIGNAL_BRANCHING * channels.fraction
+    rate = 2 * c.SIGMA_TT * c.SIGNAL_BRANCHING * channels.fraction / open_share(point)
     return Batch(slots.particles(), num, rate)
+
+
+@functools.cache
+def open_share(point: MassPoint) -> float:
+    """Rate of H⁺ → W* A into the fermions that there are, relative to massless ones.
+
+    The branching fraction of the signal is that of W* A whatever the W* decays to, so what heavy fermions
+    lose the others gain.
+
+    Args:
+        point: Masses of H⁺ and A.
+
+    Returns:
+        Number in (0, 1]; 1 far above the thresholds.
+    """
+    q = np.linspace(0.0, point.mHc - point.mA, 2001)
+    share = W_BRANCHING @ open_fraction(HEAVY_FERMION_MASS[:, None], q) / W_BRANCHING.sum()
+    density = mass_density(q, point.mHc, point.mA)
+    return float(np.trapezoid(density * share, q) / np.trapezoid(density, q))
 
 
 def nonprompt(channel: Channel, rng: np.random.Generator, num: int) -> Batch:
