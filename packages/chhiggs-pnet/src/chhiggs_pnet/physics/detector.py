@@ -21,7 +21,7 @@ from chhiggs_pnet.physics.particles import Kind, Mask, Particles
 TIGHT_ISOLATION, LOOSE_ISOLATION = 0.1, 0.6
 PILE_UP_ISOLATION = 0.025  # mean activity around a prompt lepton
 # Fragments of jets near a prompt lepton: how often there are any, and their activity a with P(> a) as a^-1/k,
-# least a and k. Set by hand to top pairs of Pythia, where 6 % have more than 0.1 and 3 % more than 0.6.
+# least a and k. Set by hand to top pairs of Pythia: 6 % of the leptons above 0.1, 3 % above 0.6.
 FRAGMENT_SHARE, FRAGMENT_MIN, FRAGMENT_POWER = 0.13, 0.02, 2.2
 BTAG_WORKING_POINT = 0.2783  # DeepJet medium, 2018 (CMS b-tagging recommendations)
 SOFT_TERM = 15.0  # GeV, noise of each missing-momentum component from what is in no object
