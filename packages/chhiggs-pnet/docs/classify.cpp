@@ -3,6 +3,9 @@
 //     g++ -std=c++17 -O2 classify.cpp -I"$ONNXRUNTIME/include" -L"$ONNXRUNTIME/lib" -lonnxruntime -o classify
 //     ./classify model.onnx 130 90
 //
+// with ONNXRUNTIME an unpacked release of ONNX Runtime, or -I/usr/include/onnxruntime -lonnxruntime where the system
+// has a package such as Debian's libonnxruntime-dev.
+//
 // Normalisation, nearest neighbours and temperature are inside the file. A node is one muon, electron, jet or,
 // last, the missing momentum; the order of features is in the file's metadata under "features".
 
@@ -42,13 +45,14 @@ struct Event {
   }
 };
 
-}  // namespace
+// Mass in GeV, or 0 for anything that is no mass.
+float read_mass(const char* text) {
+  char* end = nullptr;
+  const float mass = std::strtof(text, &end);
+  return *text != '\0' && *end == '\0' && mass > 0.0f ? mass : 0.0f;
+}
 
-int main(int argc, char** argv) {
-  if (argc != 4) {
-    std::cerr << "usage: classify MODEL.onnx MHC_GEV MA_GEV\n";
-    return 2;
-  }
+void classify(const char* model, std::array<float, 2> masses) {
   Event event;
   event.add(kMuon, 62.0f, 0.4f, 0.3f, 0.1057f, 1.0f, 0.0f, false);
   event.add(kMuon, 35.0f, -0.2f, 2.6f, 0.1057f, -1.0f, 0.0f, false);
@@ -57,7 +61,6 @@ int main(int argc, char** argv) {
   event.add(kJet, 33.0f, -1.6f, 1.2f, 4.0f, 0.0f, 0.05f, false);
   event.add(kMissing, 48.0f, 0.0f, -2.7f, 0.0f, 0.0f, 0.0f, false);
 
-  std::array<float, 2> masses = {std::strtof(argv[2], nullptr), std::strtof(argv[3], nullptr)};
   std::array<std::int64_t, 1> channel = {0}, era = {3};  // Run1E2Mu, 2018
   const std::array<std::int64_t, 3> node_shape = {1, kNodes, kFeatures};
   const std::array<std::int64_t, 2> mask_shape = {1, kNodes}, mass_shape = {1, 2};
@@ -66,7 +69,7 @@ int main(int argc, char** argv) {
   Ort::Env environment(ORT_LOGGING_LEVEL_WARNING, "classify");
   Ort::SessionOptions options;
   options.SetIntraOpNumThreads(1);
-  Ort::Session session(environment, argv[1], options);
+  Ort::Session session(environment, model, options);
   Ort::AllocatorWithDefaultOptions allocator;
   const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
 
@@ -98,5 +101,25 @@ int main(int argc, char** argv) {
                                    output_names, 1);
   const float* probability = outputs.front().GetTensorData<float>();
   for (std::size_t i = 0; i < kClasses.size(); ++i) std::cout << kClasses[i] << ' ' << probability[i] << '\n';
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 4) {
+    std::cerr << "usage: classify MODEL.onnx MHC_GEV MA_GEV\n";
+    return 2;
+  }
+  const std::array<float, 2> masses = {read_mass(argv[2]), read_mass(argv[3])};
+  if (masses[0] <= masses[1] || masses[1] <= 0.0f) {
+    std::cerr << "the masses are " << argv[2] << " and " << argv[3] << "; give mHc > mA > 0 in GeV\n";
+    return 2;
+  }
+  try {
+    classify(argv[1], masses);
+  } catch (const Ort::Exception& error) {
+    std::cerr << argv[1] << ": " << error.what() << '\n';
+    return 2;
+  }
   return 0;
 }

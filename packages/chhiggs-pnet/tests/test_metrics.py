@@ -196,3 +196,25 @@ def test_calibration_error_uses_weights() -> None:
     p, truth = np.array([0.9, 0.9]), np.array([True, False])
     assert metrics.expected_calibration_error(p, truth, [9, 1]) == pytest.approx(0.0, abs=1e-12)
     assert metrics.expected_calibration_error(p, truth, [1, 1]) == pytest.approx(0.4)
+
+
+def test_kolmogorov_smirnov_is_that_of_scipy_and_knows_weights() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=400), rng.normal(0.2, size=300)
+    distance, p_value = metrics.kolmogorov_smirnov(x, y)
+    expected = stats.ks_2samp(x, y, method="asymp")
+    assert distance == pytest.approx(expected.statistic)
+    assert p_value == pytest.approx(expected.pvalue, rel=0.01)
+    # A weight of 2 is the same event twice, with less to say than two events.
+    counts = rng.integers(1, 3, len(x))
+    weighted = metrics.kolmogorov_smirnov(x, y, counts)
+    repeated = metrics.kolmogorov_smirnov(np.repeat(x, counts), y)
+    assert weighted[0] == pytest.approx(repeated[0])
+    assert weighted[1] > repeated[1]
+    assert metrics.kolmogorov_smirnov([1, 1, 2], [1, 2, 1])[0] == 0.0
+
+
+@pytest.mark.parametrize("weights", [[-1.0, 2.0], [0.0, 0.0]])
+def test_kolmogorov_smirnov_refuses_weights_without_meaning(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match="non-negative weights with a positive sum"):
+        metrics.kolmogorov_smirnov([1.0, 2.0], [1.0], weights)

@@ -56,6 +56,9 @@ def simulate(
     config: ConfigOption = None,
     set_: SetOption = None,
     points: PointsOption = None,
+    engine: Annotated[
+        str, typer.Option(help="fast, or pythia, which needs the extra of that name.")
+    ] = "fast",
     layout: Annotated[str, typer.Option(help="Names of the branches: flat or nanoaod.")] = "flat",
     num_workers: NumWorkersOption = 1,
     cluster: ClusterOption = "local",
@@ -68,10 +71,40 @@ def simulate(
 
     chosen = load_config(Config, presets=PRESETS, preset=preset, file=config, overrides=set_)
     files = work(
-        chosen, out, points=points, num_events=num_events, seed=seed, layout=layout, num_workers=num_workers,
-        cluster=cluster,
+        chosen, out, points=points, num_events=num_events, seed=seed, engine=engine, layout=layout,
+        num_workers=num_workers, cluster=cluster,
     )  # fmt: skip
     print_result({"out": out, "num_files": len(files)}, as_json)
+
+
+@app.command()
+def validate(
+    out: OutOption = Path("validation"),
+    num_events: NumEventsOption = 1000,
+    seed: SeedOption = 1,
+    channel: Annotated[str, typer.Option(help="Channel of the events.")] = "Run1E2Mu",
+    points: Annotated[str | None, typer.Option("--points", help="Mass points; three by default.")] = None,
+    processes: Annotated[
+        str, typer.Option(help="Of signal, diboson, ttX and nonprompt, which takes long.")
+    ] = "signal,diboson,ttX",
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the fast generator with Pythia: Kolmogorov-Smirnov tests and a picture of every observable."""
+    from chhiggs_pnet.config import PRESETS, Config
+    from chhiggs_pnet.physics.mass_points import parse_points
+    from chhiggs_pnet.validate import headline
+    from chhiggs_pnet.validate import validate as work
+    from hep_shared.config import load_config
+
+    chosen = load_config(Config, presets=PRESETS, preset=preset, file=config, overrides=set_)
+    result = work(
+        chosen, out, num_events=num_events, seed=seed, channel=channel, points=parse_points(points),
+        processes=[name.strip() for name in processes.split(",")],
+    )  # fmt: skip
+    print_result(headline(result), as_json)
 
 
 @app.command()

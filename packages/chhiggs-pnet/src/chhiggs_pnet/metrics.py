@@ -8,6 +8,7 @@ With weights w, signal s and background b, and ties counted half,
     dCov²     S₁ + S₂ − 2 S₃:   S₁ = Σ w_i w_j a_ij b_ij,   S₂ = Σ w_i w_j a_ij Σ w_i w_j b_ij,
               S₃ = Σ w_i a_i· b_i·,   a_ij = |x_i − x_j|, a_i· = Σ_j w_j a_ij, b alike, Σ w = 1
     ECE       Σ_bins (W_bin / W) |mean probability − fraction of positives|
+    KS        sup |F(v) − G(v)| of two weighted samples, with N = (Σ w)² / Σ w² events each
 
 dCov² is exact in O(N log N): sorted by x, |y_i − y_j| (x_i − x_j) needs sums over the earlier events with
 smaller y, which a merge tree over the order in y gives level by level.
@@ -30,6 +31,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import kstwo
 
 FloatArray = NDArray[np.float64]
 _BLOCK = 16  # resamples computed together
@@ -422,6 +424,45 @@ def distance_correlation(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None =
     if variance <= 0:
         return 0.0
     return float(np.sqrt(max(covariance, 0.0) / np.sqrt(variance)))
+
+
+def kolmogorov_smirnov(
+    x: ArrayLike, y: ArrayLike, x_weights: ArrayLike | None = None, y_weights: ArrayLike | None = None
+) -> tuple[float, float]:
+    """Compare the distributions of two weighted samples.
+
+    Args:
+        x: First sample, (N,).
+        y: Second sample, (M,).
+        x_weights: Non-negative weights, (N,); equal if None.
+        y_weights: Non-negative weights, (M,); equal if None.
+
+    Returns:
+        Largest distance of the distribution functions, and the probability of a larger one for samples of
+        one distribution; too large a probability where values repeat.
+
+    Raises:
+        ValueError: A sample is empty, has no positive weight, or holds a value that is not finite.
+    """
+    values = [np.asarray(sample, np.float64) for sample in (x, y)]
+    weights = [
+        np.ones(len(v)) if w is None else np.asarray(w, np.float64)
+        for v, w in zip(values, (x_weights, y_weights), strict=True)
+    ]
+    if any(
+        not np.isfinite(v).all() or (w < 0).any() or not w.sum() > 0
+        for v, w in zip(values, weights, strict=True)
+    ):
+        raise ValueError("samples need finite values and non-negative weights with a positive sum")
+    grid = np.sort(np.concatenate(values))
+    reached = []
+    for v, w in zip(values, weights, strict=True):
+        order = np.argsort(v, kind="stable")
+        steps = np.concatenate([[0.0], np.cumsum(w[order]) / w.sum()])
+        reached.append(steps[np.searchsorted(v[order], grid, side="right")])
+    distance = float(np.abs(reached[0] - reached[1]).max())
+    first, second = (float(w.sum() ** 2 / (w**2).sum()) for w in weights)
+    return distance, float(kstwo.sf(distance, max(round(first * second / (first + second)), 1)))
 
 
 @dataclass(frozen=True)

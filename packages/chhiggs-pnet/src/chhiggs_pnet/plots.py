@@ -358,3 +358,49 @@ def differences(entries: Sequence[Mapping[str, Any]], margin: float, reference: 
     axes.set_ylabel(f"AUC − AUC({reference})")
     axes.legend()
     return figure
+
+
+@_styled
+def two_engines(
+    samples: Mapping[str, Sequence[tuple[FloatArray, FloatArray]]], edges: FloatArray, label: str,
+    distances: Mapping[str, tuple[float, float]],
+) -> Figure:  # fmt: skip
+    """One observable of every sample from the fast generator and from Pythia, with their ratio.
+
+    Args:
+        samples: Values and weights of both engines, the fast one first, by name of the sample.
+        edges: Edges of the bins.
+        label: Of the observable, with unit.
+        distances: Kolmogorov-Smirnov distance and probability by name of the sample.
+
+    Returns:
+        The figure.
+    """
+    figure = Figure(figsize=(3.1 * len(samples) + 0.6, 4.2), layout="constrained")
+    panels = figure.subplots(2, len(samples), sharex=True, height_ratios=(3, 1), squeeze=False)
+    centers, widths = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+    for column, (name, engines) in enumerate(samples.items()):
+        density, error = [], []
+        for (values, weights), engine, color in zip(engines, ("fast", "Pythia"), COLORS, strict=False):
+            clipped = np.clip(values, edges[0], edges[-1])  # the last bins hold what is beyond
+            total = np.histogram(clipped, edges, weights=weights)[0]
+            square = np.histogram(clipped, edges, weights=weights**2)[0]
+            density.append(total / weights.sum() / widths)
+            error.append(np.sqrt(square) / weights.sum() / widths)
+            panels[0, column].stairs(density[-1], edges, color=color, lw=1.6, label=engine)
+            panels[0, column].errorbar(centers, density[-1], error[-1], ls="none", color=color, lw=0.8)
+        there = (density[0] > 0) & (density[1] > 0)
+        ratio = density[0][there] / density[1][there]
+        spread = ratio * np.hypot(*(e[there] / d[there] for e, d in zip(error, density, strict=True)))
+        panels[1, column].axhline(1.0, color=GREY, lw=0.8)
+        panels[1, column].errorbar(
+            centers[there], ratio, spread, ls="none", marker="o", ms=3, color=COLORS[0]
+        )
+        panels[1, column].set(ylim=(0.4, 1.6), xlabel=label, xlim=(edges[0], edges[-1]))
+        distance, probability = distances[name]
+        panels[0, column].set_title(f"{name}\nKS {distance:.3f}, p = {probability:.2g}", fontsize=9)
+        panels[0, column].set_ylim(bottom=0)
+    panels[0, 0].set_ylabel("probability density")
+    panels[0, 0].legend()
+    panels[1, 0].set_ylabel("ratio")
+    return figure

@@ -21,7 +21,7 @@ from chhiggs_pnet.data.samples import SAMPLES_FILE
 from chhiggs_pnet.data.schema import ERAS, LAYOUTS, Layout
 from chhiggs_pnet.data.store import part_name
 from chhiggs_pnet.data.writer import EventWriter
-from chhiggs_pnet.physics.generator import generate_events
+from chhiggs_pnet.physics.generator import ENGINES, Engine, generate_events
 from chhiggs_pnet.physics.mass_points import MassPoint, parse_points
 from chhiggs_pnet.physics.processes import CHANNELS, PROCESSES, Channel, Process
 from chhiggs_pnet.physics.selection import Selection
@@ -63,6 +63,7 @@ def simulate(
     seed: int,
     channels: Sequence[Channel] = CHANNELS,
     processes: Sequence[Process] = PROCESSES,
+    engine: Engine = "fast",
     layout: Layout = "flat",
     era: str = "2018",
     selection: Selection | None = None,
@@ -70,7 +71,7 @@ def simulate(
     cluster: str = "local",
     events_per_file: int = EVENTS_PER_FILE,
 ) -> list[Path]:
-    """Simulate samples with the fast engine.
+    """Simulate samples.
 
     Args:
         out: Directory of the files.
@@ -79,6 +80,7 @@ def simulate(
         seed: Seed of all samples.
         channels: Channels.
         processes: Processes.
+        engine: What makes the final states.
         layout: Names of the branches.
         era: Era that the events are labelled with.
         selection: Thresholds; those of the search if None.
@@ -96,6 +98,7 @@ def simulate(
     selection = selection or Selection()
     settings: dict[str, Any] = {
         "seed": seed,
+        "engine": engine,
         "layout": layout,
         "selection": selection.model_dump(),
         "events_per_file": events_per_file,
@@ -127,6 +130,7 @@ def simulate_samples(
     points: str | None = None,
     num_events: int | None = None,
     seed: int | None = None,
+    engine: str = "fast",
     layout: str = "flat",
     num_workers: int = 1,
     cluster: str = "local",
@@ -139,6 +143,7 @@ def simulate_samples(
         points: Mass points of the signal; those of the table if None.
         num_events: Selected events of every sample; those of the configuration if None.
         seed: Seed of all samples; that of the configuration if None.
+        engine: What makes the final states.
         layout: Names of the branches.
         num_workers: Processes or batch jobs.
         cluster: As in `simulate`.
@@ -151,11 +156,14 @@ def simulate_samples(
     """
     if layout not in LAYOUTS:
         raise UserError(f"--layout is '{layout}'; choose {' or '.join(LAYOUTS)}.")
+    if engine not in ENGINES:
+        raise UserError(f"--engine is '{engine}'; choose {' or '.join(ENGINES)}.")
     wanted = config.data.simulated or SimulatedData()
     common: dict[str, Any] = {
         "points": parse_points(points) or config.masses.all_points,
         "seed": wanted.seed if seed is None else seed, "channels": wanted.channels,
-        "selection": config.selection, "layout": layout, "num_workers": num_workers, "cluster": cluster,
+        "selection": config.selection, "engine": engine, "layout": layout, "num_workers": num_workers,
+        "cluster": cluster,
     }  # fmt: skip
     num_signal = num_events or wanted.num_events
     num_background = num_events or wanted.num_background_events or wanted.num_events
@@ -228,6 +236,7 @@ def _make(
         shard.seed(seed),
         point=shard.point,
         selection=selection,
+        engine=settings["engine"],
     )
     # Run = seed, luminosity block = hash of the sample, event counted over its shards: unique over samples.
     first = shard.index * settings["events_per_file"]

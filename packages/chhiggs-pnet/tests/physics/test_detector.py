@@ -16,15 +16,41 @@ def muons(num: int, true_pt: float, activity: float = 0.0) -> Particles:
 
 
 def test_muon_resolution_and_efficiency() -> None:
-    measured, loose, tight = detector.measure_leptons(muons(50_000, 45.0), np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    measured, loose, tight = detector.measure_leptons(muons(50_000, 45.0), rng, are_partons=False)
     assert np.std(measured[1] / np.mean(measured[1])) == pytest.approx(np.hypot(0.012, 0.0045), rel=0.03)
     assert loose.mean() == pytest.approx(0.96, abs=0.01)
     assert 0.9 < tight.sum() / loose.sum() < 1.0
 
 
+def test_fragments_of_jets_spoil_the_isolation() -> None:
+    rng, prompt = np.random.default_rng(0), muons(50_000, 45.0)
+    for index, limit in ((1, detector.LOOSE_ISOLATION), (2, detector.TIGHT_ISOLATION)):
+        alone = detector.measure_leptons(prompt, rng, are_partons=False)[index].mean()
+        among_jets = detector.measure_leptons(prompt, rng)[index].mean()
+        share = detector.FRAGMENT_SHARE * (limit / detector.FRAGMENT_MIN) ** (-1 / detector.FRAGMENT_POWER)
+        assert 1 - among_jets / alone == pytest.approx(share, rel=0.25)  # pile-up adds to the same sum
+    assert 0.02 < share < 0.1
+
+
+def test_jets_lose_what_is_outside_the_cone() -> None:
+    kinds = np.repeat(
+        np.array([[Kind.LIGHT], [Kind.BOTTOM], [Kind.TAU_JET], [Kind.NONE]], np.int8), 20_000, 1
+    )
+    jets = np.ones((4, *kinds.shape)) * np.array([50.0, 1.0, 2.0, 6.0])[:, None, None]
+    kept = detector.lose_from_jets(jets, kinds, np.random.default_rng(0))
+    for row, kind in enumerate((Kind.LIGHT, Kind.BOTTOM)):
+        assert 1 - kept[0, row].mean() / 50 == pytest.approx(detector.JET_LOSS[kind], rel=0.05)
+    np.testing.assert_array_equal(kept[:, 2:], jets[:, 2:])
+    np.testing.assert_array_equal(kept[1:3], jets[1:3])
+    np.testing.assert_allclose(kept[3] / kept[0], jets[3] / jets[0])
+    assert kept[0].min() >= 50 * (1 - detector.JET_LOSS_MAX) * (1 - 1e-12)
+
+
 def test_activity_makes_leptons_loose() -> None:
     rng = np.random.default_rng(0)
-    _, loose, tight = detector.measure_leptons(muons(1000, 45.0, activity=0.3), rng)
+    prompt = muons(1000, 45.0, activity=0.3)
+    _, loose, tight = detector.measure_leptons(prompt, rng, are_partons=False)
     assert loose.mean() > 0.9
     assert not tight.any()
     assert not detector.measure_leptons(muons(1000, 45.0, activity=0.7), rng)[1].any()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from chhiggs_pnet.physics import constants as c
-from chhiggs_pnet.physics import production
+from chhiggs_pnet.physics import processes, production
 from chhiggs_pnet.physics.kinematics import mass, pt
 from chhiggs_pnet.physics.mass_points import MassPoint
 from chhiggs_pnet.physics.particles import Kind, Particles
@@ -70,6 +70,24 @@ def test_heavy_fermions_are_missing_at_small_mass_difference() -> None:
         shares.append((batch.particles.kinds[2] == Kind.TAU_JET).mean())
     assert shares[0] == 0.0  # the W* is lighter than a tau
     assert shares[1] > 0.02
+
+
+def test_closed_decays_of_the_virtual_w_leave_the_rate_to_the_others() -> None:
+    shares = [processes.open_share(MassPoint(*masses)) for masses in ((160, 70), (100, 95), (100, 98.8))]
+    assert shares[0] > 0.98
+    assert 0.5 < shares[1] < 0.8
+    light = 1 - (c.W_TO_TAU + c.W_TO_HADRONS / 2) / sum(
+        (c.W_TO_ELECTRON, c.W_TO_MUON, c.W_TO_TAU, c.W_TO_HADRONS)
+    )
+    assert shares[2] == pytest.approx(light)  # neither tau nor charm
+    # What passes is the share of what is drawn, so the rate of one kind of event is the product of both.
+    rng = np.random.default_rng(0)
+    rates = []
+    for point in (MassPoint(160, 70), MassPoint(100, 98.8)):
+        batch = signal("Run3Mu", point, rng, 20_000)
+        muons = batch.particles.kinds[2] == Kind.MUON
+        rates.append(batch.cross_section_fb * muons.sum() / batch.num_trials)
+    assert rates[1] / rates[0] > 1.3
 
 
 def test_top_quarks_have_a_plausible_momentum() -> None:

@@ -20,11 +20,17 @@ from chhiggs_pnet.physics.particles import Kind, Mask, Particles
 
 TIGHT_ISOLATION, LOOSE_ISOLATION = 0.1, 0.6
 PILE_UP_ISOLATION = 0.025  # mean activity around a prompt lepton
+# Fragments of jets near a prompt lepton: how often there are any, and their activity a with P(> a) as a^-1/k,
+# least a and k. Set by hand to top pairs of Pythia: 6 % of the leptons above 0.1, 3 % above 0.6.
+FRAGMENT_SHARE, FRAGMENT_MIN, FRAGMENT_POWER = 0.13, 0.02, 2.2
 BTAG_WORKING_POINT = 0.2783  # DeepJet medium, 2018 (CMS b-tagging recommendations)
 SOFT_TERM = 15.0  # GeV, noise of each missing-momentum component from what is in no object
 JET_ANGLE = 0.02
 # A jet has mass even when its parton has none: median m/pt and width of its logarithm.
-JET_MASS_MEDIAN, JET_MASS_WIDTH = 0.12, 0.35
+JET_MASS_MEDIAN, JET_MASS_WIDTH = 0.104, 0.35
+# Mean share of a parton's momentum outside the cone or in neutrinos; set by hand to jets of Pythia.
+JET_LOSS = {Kind.LIGHT: 0.07, Kind.CHARM: 0.09, Kind.BOTTOM: 0.12}
+JET_LOSS_MAX = 0.6
 # Shape of the discriminant above and below the working point: exponents of a uniform number.
 _TAGGED_SHAPE = {Kind.BOTTOM: 0.25, Kind.CHARM: 0.9, Kind.LIGHT: 1.5, Kind.TAU_JET: 1.5}
 _UNTAGGED_SHAPE = {Kind.BOTTOM: 1.0, Kind.CHARM: 1.6, Kind.LIGHT: 3.0, Kind.TAU_JET: 2.5}
@@ -34,12 +40,15 @@ def _table(values: dict[Kind, float]) -> Array:
     return np.array([values.get(kind, 1.0) for kind in Kind])
 
 
-def measure_leptons(particles: Particles, rng: np.random.Generator) -> tuple[Array, Mask, Mask]:
+def measure_leptons(
+    particles: Particles, rng: np.random.Generator, *, are_partons: bool = True
+) -> tuple[Array, Mask, Mask]:
     """Measure the lepton slots.
 
     Args:
         particles: Final states.
         rng: Generator.
+        are_partons: Whether jets are bare partons, so that their fragments near leptons are drawn here.
 
     Returns:
         Measured momenta (4, L, N) in GeV, and which are loose and which are tight, (L, N).
@@ -56,17 +65,23 @@ def measure_leptons(particles: Particles, rng: np.random.Generator) -> tuple[Arr
         0.88 * (1 - 0.40 * np.exp(-np.maximum(true_pt - 15, 0) / 15)),
     )
     activity = particles.activity + rng.exponential(PILE_UP_ISOLATION, kinds.shape)
+    if are_partons:
+        fragments = FRAGMENT_MIN * (1 - rng.random(kinds.shape)) ** -FRAGMENT_POWER
+        activity += np.where(rng.random(kinds.shape) < FRAGMENT_SHARE, fragments, 0.0)
     found = (is_muon | is_electron) & (rng.random(kinds.shape) < efficiency)
     return measured, found & (activity < LOOSE_ISOLATION), found & (activity < TIGHT_ISOLATION)
 
 
-def measure_jets(momenta: Array, kinds: NDArray[np.int8], rng: np.random.Generator) -> Array:
-    """Smear energies and directions of jets and give them a mass.
+def measure_jets(
+    momenta: Array, kinds: NDArray[np.int8], rng: np.random.Generator, *, are_partons: bool = True
+) -> Array:
+    """Smear energies and directions of jets.
 
     Args:
         momenta: True momenta of jets, (4, P, N) in GeV.
         kinds: Kinds, (P, N); NONE comes back as 0.
         rng: Generator.
+        are_partons: Whether jets are bare partons and get a mass here; those of hadrons have theirs.
 
     Returns:
         pt in GeV, eta, phi in rad, mass in GeV, (4, P, N).
@@ -76,14 +91,36 @@ def measure_jets(momenta: Array, kinds: NDArray[np.int8], rng: np.random.Generat
     true_pt = np.maximum(pt(true), 1e-3)
     noise = rng.standard_normal((4, len(true_pt)))
     measured_pt = true_pt * np.maximum(1 + np.hypot(0.80 / np.sqrt(true_pt), 0.05) * noise[0], 0.05)
-    grown_mass = measured_pt * JET_MASS_MEDIAN * np.exp(JET_MASS_WIDTH * noise[3])
+    if are_partons:
+        jet_mass = np.hypot(mass(true), measured_pt * JET_MASS_MEDIAN * np.exp(JET_MASS_WIDTH * noise[3]))
+    else:
+        jet_mass = mass(true) * (measured_pt / true_pt)
     out = np.zeros(momenta.shape)
     out[:, index[0], index[1]] = (
         measured_pt,
         eta(true) + JET_ANGLE * noise[1],
         wrap_phi(phi(true) + JET_ANGLE * noise[2]),
-        np.hypot(mass(true), grown_mass),
+        jet_mass,
     )
+    return out
+
+
+def lose_from_jets(jets: Array, kinds: NDArray[np.int8], rng: np.random.Generator) -> Array:
+    """Take from partons what a jet of hadrons does not hold; the loss is exponentially distributed.
+
+    Args:
+        jets: pt in GeV, eta, phi in rad, mass in GeV of bare partons, (4, P, N).
+        kinds: Their flavours, (P, N).
+        rng: Generator.
+
+    Returns:
+        The same with smaller pt and mass.
+    """
+    means = np.array([JET_LOSS.get(kind, 0.0) for kind in Kind])[kinds]
+    kept = 1 - np.minimum(means * rng.standard_exponential(kinds.shape), JET_LOSS_MAX)
+    out = jets.copy()
+    out[0] *= kept
+    out[3] *= kept
     return out
 
 

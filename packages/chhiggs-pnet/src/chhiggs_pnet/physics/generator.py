@@ -5,11 +5,15 @@ condition that at least one tag results and carries the probability of that as a
 probability are thinned out and the rest weighted up (Russian roulette), so that diboson events with mistags
 come at a useful rate without weights that vary much.
 
+The engine `fast` draws final states from `processes` and merges partons to jets, `pythia` takes jets of
+hadrons from `pythia`; detector and selection are the same.
+
 N events.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -17,15 +21,18 @@ from chhiggs_pnet.physics import constants as c
 from chhiggs_pnet.physics import detector
 from chhiggs_pnet.physics import selection as cuts
 from chhiggs_pnet.physics.events import Array, Events, Object, pack
-from chhiggs_pnet.physics.jets import cluster
+from chhiggs_pnet.physics.jets import cluster, hadronic
 from chhiggs_pnet.physics.kinematics import eta, phi, pt
 from chhiggs_pnet.physics.mass_points import MassPoint
 from chhiggs_pnet.physics.particles import Particles
-from chhiggs_pnet.physics.processes import Channel, Process, generate
+from chhiggs_pnet.physics.processes import Batch, Channel, Component, Process, generate
 from chhiggs_pnet.physics.selection import Selection
 from hep_shared.errors import UserError
 
-BATCH = 8192  # trials at a time; part of what a seed means, since draws are made per batch
+Engine = Literal["fast", "pythia"]
+ENGINES: tuple[Engine, ...] = ("fast", "pythia")
+# Trials at a time; part of what a seed means, since draws are made per batch.
+BATCH: dict[Engine, int] = {"fast": 8192, "pythia": 256}
 ROULETTE = 0.2  # events less likely to be tagged than this are thinned out
 MAX_BATCHES_WITHOUT_EVENT = 200
 _OBJECT = np.array([Object.NONE, Object.MUON, Object.ELECTRON] + [Object.NONE] + [Object.JET] * 4, np.int8)
@@ -49,8 +56,9 @@ class Sample:
 
 
 def reconstruct(
-    particles: Particles, channel: Channel, selection: Selection, rng: np.random.Generator
-) -> Events:
+    particles: Particles, channel: Channel, selection: Selection, rng: np.random.Generator,
+    *, jets_are_clustered: bool = False,
+) -> Events:  # fmt: skip
     """Measure final states and select.
 
     Args:
@@ -58,11 +66,12 @@ def reconstruct(
         channel: The channel.
         selection: Thresholds.
         rng: Generator.
+        jets_are_clustered: Whether the hadronic slots hold jets, not partons.
 
     Returns:
         The events that pass, in order, numbered from 0.
     """
-    measured, loose, tight = detector.measure_leptons(particles, rng)
+    measured, loose, tight = detector.measure_leptons(particles, rng, are_partons=not jets_are_clustered)
     num = particles.num_lepton_slots
     kind = np.where(loose, _OBJECT[particles.kinds[:num]], 0)
     lepton_pt, lepton_eta = pt(measured), eta(measured)
@@ -84,20 +93,31 @@ def reconstruct(
     particles, measured, tight, charge = (
         particles.take(rows), measured[:, :, rows], tight[:, rows], charge[:, rows]
     )  # fmt: skip
+    find_jets = hadronic if jets_are_clustered else cluster
+    jet_momenta, flavours = find_jets(particles.momenta, particles.kinds)
+    jets = detector.measure_jets(jet_momenta, flavours, rng, are_partons=not jets_are_clustered)
+    missing = detector.missing_momentum(particles, measured, jets, rng)
+    if not jets_are_clustered:  # what leaves the cone is seen elsewhere, so nothing is missing for it
+        jets = detector.lose_from_jets(jets, flavours, rng)
     return _with_jets(
-        particles, measured, leptons[:, :, rows], muons[rows], electrons[rows], tight, charge, selection, rng
+        leptons[:, :, rows],
+        muons[rows],
+        electrons[rows],
+        tight,
+        charge,
+        jets,
+        flavours,
+        missing,
+        selection,
+        rng,
     )
 
 
 def _with_jets(
-    particles: Particles, measured: Array, leptons: Array, muons: Array, electrons: Array, tight: Array,
-    charge: Array, selection: Selection, rng: np.random.Generator,
+    leptons: Array, muons: Array, electrons: Array, tight: Array, charge: Array, jets: Array, flavours: Array,
+    missing: Array, selection: Selection, rng: np.random.Generator,
 ) -> Events:  # fmt: skip
-    """Build jets, tag them and pack the events that pass; leptons are (4, L, N) in pt, eta, phi, mass."""
-    jet_momenta, flavours = cluster(particles.momenta, particles.kinds)
-    jets = detector.measure_jets(jet_momenta, flavours, rng)
-    missing = detector.missing_momentum(particles, measured, jets, rng)
-
+    """Tag jets and pack the events that pass; leptons and jets are (4, ·, N) in pt, eta, phi, mass."""
     objects = np.concatenate([leptons, jets], axis=1)
     is_lepton = np.zeros((objects.shape[2], objects.shape[1]), np.bool_)
     is_lepton[:, : leptons.shape[1]] = muons | electrons
@@ -143,27 +163,49 @@ def _draw_tags(chance: Array, selection: Selection, rng: np.random.Generator) ->
     return rng.random(chance.shape) < chance, np.ones(chance.shape[1])
 
 
+def _source(
+    engine: Engine,
+    process: Process | Component,
+    channel: Channel,
+    rng: np.random.Generator,
+    point: MassPoint | None,
+) -> Callable[[int], list[Batch]]:
+    """Function of the number of trials that generates final states."""
+    if engine == "fast":
+        return lambda num: generate(process, channel, rng, num, point)
+    from chhiggs_pnet.physics.pythia import Source
+
+    return Source(process, channel, rng, point).generate
+
+
 def batches(
-    process: Process, channel: Channel, rng: np.random.Generator, *, point: MassPoint | None = None,
-    selection: Selection | None = None,
+    process: Process | Component, channel: Channel, rng: np.random.Generator, *,
+    point: MassPoint | None = None, selection: Selection | None = None, engine: Engine = "fast",
 ) -> Iterator[Sample]:  # fmt: skip
     """Generate selected events of a process for ever.
 
     Args:
-        process: Its name.
+        process: Its name, or that of a component.
         channel: The channel.
         rng: Generator.
         point: Masses, for the signal.
         selection: Thresholds; the default selection if None.
+        engine: What makes the final states.
 
     Yields:
         The selected events of `BATCH` trials, in random order.
+
+    Raises:
+        UserError: The engine is not installed.
     """
     selection = selection or Selection()
+    source = _source(engine, process, channel, rng, point)
     while True:
-        parts = generate(process, channel, rng, BATCH, point)
+        parts = source(BATCH[engine])
         events = Events.concatenate(
-            reconstruct(part.particles, channel, selection, rng) for part in parts if len(part.particles)
+            reconstruct(part.particles, channel, selection, rng, jets_are_clustered=engine == "pythia")
+            for part in parts
+            if len(part.particles)
         )
         yield Sample(
             events.take(rng.permutation(len(events))),
@@ -173,37 +215,38 @@ def batches(
 
 
 def generate_events(
-    process: Process, channel: Channel, num_events: int, seed: np.random.SeedSequence | int, *,
-    point: MassPoint | None = None, selection: Selection | None = None,
+    process: Process | Component, channel: Channel, num_events: int, seed: np.random.SeedSequence | int, *,
+    point: MassPoint | None = None, selection: Selection | None = None, engine: Engine = "fast",
 ) -> Sample:  # fmt: skip
     """Make selected events of one process.
 
     Args:
-        process: Its name.
+        process: Its name, or that of a component.
         channel: The channel.
         num_events: How many selected events.
         seed: Seed; the first n events do not depend on how many more are made.
         point: Masses, for the signal.
         selection: Thresholds; the default selection if None.
+        engine: What makes the final states.
 
     Returns:
         Exactly `num_events` events; trials are counted in proportion to the part of the last batch used.
 
     Raises:
-        UserError: No event passes in `MAX_BATCHES_WITHOUT_EVENT` batches.
+        UserError: No event passes in `MAX_BATCHES_WITHOUT_EVENT` batches, or the engine is not installed.
     """
     selection = selection or Selection()
     rng = np.random.default_rng(seed)
     parts: list[Events] = []
     found, trials, idle = 0, 0.0, 0
-    for sample in batches(process, channel, rng, point=point, selection=selection):
+    for sample in batches(process, channel, rng, point=point, selection=selection, engine=engine):
         num = len(sample.events)
         idle = 0 if num else idle + 1
         if idle > MAX_BATCHES_WITHOUT_EVENT:
             name = process if point is None else f"{process} {point.name}"
             raise UserError(
-                f"None of {idle * BATCH} {name} events passes the selection {channel}; choose mA in the "
-                f"window {selection.window_low_gev:g}-{selection.window_high_gev:g} GeV or looser thresholds."
+                f"None of {idle * BATCH[engine]} {name} events passes the selection {channel}; choose mA in "
+                f"the window {selection.window_low_gev:g}-{selection.window_high_gev:g} GeV or looser cuts."
             )
         used = min(num, num_events - found)
         trials += sample.num_trials * (used / num if num else 1.0)

@@ -15,6 +15,20 @@ from chhiggs_pnet.physics.particles import Kind
 RADIUS = 0.4
 
 
+def hadronic(momenta: Array, kinds: NDArray[np.int8]) -> tuple[Array, NDArray[np.int8]]:
+    """Leave out leptons and neutrinos.
+
+    Args:
+        momenta: In GeV, (4, P, N).
+        kinds: `Kind`, (P, N).
+
+    Returns:
+        Momenta and kinds in the same slots, 0 and NONE where nothing hadronic is.
+    """
+    kinds = np.where(kinds >= Kind.TAU_JET, kinds, Kind.NONE).astype(np.int8)
+    return np.where(kinds != Kind.NONE, momenta, 0.0), kinds
+
+
 def cluster(
     momenta: Array, kinds: NDArray[np.int8], radius: float = RADIUS
 ) -> tuple[Array, NDArray[np.int8]]:
@@ -28,8 +42,7 @@ def cluster(
     Returns:
         Momenta and kinds in the same slots; of a merged pair the lower slot holds the jet.
     """
-    kinds = np.where(kinds >= Kind.TAU_JET, kinds, Kind.NONE).astype(np.int8)
-    momenta = np.where(kinds != Kind.NONE, momenta, 0.0)
+    momenta, kinds = hadronic(momenta, kinds)
     first, second = np.triu_indices(len(kinds), 1)
     events = np.arange(kinds.shape[1])
     while events.size:

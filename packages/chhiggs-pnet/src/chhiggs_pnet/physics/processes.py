@@ -28,6 +28,7 @@ from chhiggs_pnet.physics import constants as c
 from chhiggs_pnet.physics import production
 from chhiggs_pnet.physics.decays import (
     HEAVY_FERMION_MASS,
+    W_BRANCHING,
     Channels,
     boson_chain,
     resolve_taus,
@@ -37,18 +38,19 @@ from chhiggs_pnet.physics.decays import (
 from chhiggs_pnet.physics.kinematics import Array, azimuths, four_momentum
 from chhiggs_pnet.physics.mass_points import MassPoint
 from chhiggs_pnet.physics.particles import Kind, Particles
-from chhiggs_pnet.physics.virtual_w import mass_spectrum, open_fraction
+from chhiggs_pnet.physics.virtual_w import mass_density, mass_spectrum, open_fraction
 
 Channel = Literal["Run1E2Mu", "Run3Mu"]
 CHANNELS: tuple[Channel, ...] = ("Run1E2Mu", "Run3Mu")
 Process = Literal["signal", "nonprompt", "diboson", "ttX"]
 PROCESSES: tuple[Process, ...] = ("signal", "nonprompt", "diboson", "ttX")
+Component = Literal["ttZ"]  # of ttX, alone
 
 MEAN_RADIATED = {"gg": 1.3, "qq": 1.0}  # partons above PT_MIN
 # Probability that a tt event has a loose nonprompt electron, muon: sets the size of the background only.
 NONPROMPT_RATE = (0.004, 0.006)
 NONPROMPT_FROM_B = 0.85  # the rest comes from a radiated parton if there is one
-_NEEDS: dict[Channel, tuple[int, int]] = {"Run1E2Mu": (1, 2), "Run3Mu": (0, 3)}  # electrons, muons
+LEPTONS_NEEDED: dict[Channel, tuple[int, int]] = {"Run1E2Mu": (1, 2), "Run3Mu": (0, 3)}  # electrons, muons
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def _recoil(radiation: production.Radiation) -> Array:
 
 @functools.cache
 def _channels(channel: Channel, num_w: int, muons_given: int, nonprompt: bool = False) -> Channels:
-    electrons, muons = _NEEDS[channel]
+    electrons, muons = LEPTONS_NEEDED[channel]
     return Channels(
         num_w,
         num_electrons=electrons,
@@ -146,8 +148,27 @@ def signal(channel: Channel, point: MassPoint, rng: np.random.Generator, num: in
     slots.put(5, b_other, Kind.BOTTOM)
     slots.put_w(2, 6, (virtual_pair[0], virtual_pair[1]), modes[0], sign, rng)
     slots.put_w(3, 7, (pair[0], pair[1]), modes[1], -sign, rng)
-    rate = 2 * c.SIGMA_TT * c.SIGNAL_BRANCHING * channels.fraction
+    rate = 2 * c.SIGMA_TT * c.SIGNAL_BRANCHING * channels.fraction / open_share(point)
     return Batch(slots.particles(), num, rate)
+
+
+@functools.cache
+def open_share(point: MassPoint) -> float:
+    """Rate of H⁺ → W* A into the fermions that there are, relative to massless ones.
+
+    The branching fraction of the signal is that of W* A whatever the W* decays to, so what heavy fermions
+    lose the others gain.
+
+    Args:
+        point: Masses of H⁺ and A.
+
+    Returns:
+        Number in (0, 1]; 1 far above the thresholds.
+    """
+    q = np.linspace(0.0, point.mHc - point.mA, 2001)
+    share = W_BRANCHING @ open_fraction(HEAVY_FERMION_MASS[:, None], q) / W_BRANCHING.sum()
+    density = mass_density(q, point.mHc, point.mA)
+    return float(np.trapezoid(density * share, q) / np.trapezoid(density, q))
 
 
 def nonprompt(channel: Channel, rng: np.random.Generator, num: int) -> Batch:
@@ -310,24 +331,29 @@ def _tzq(channel: Channel, rng: np.random.Generator, num: int) -> Particles:
     return slots.particles()
 
 
-Component = tuple[Callable[[Channel], float], Callable[[Channel, np.random.Generator, int], Particles]]
+_Maker = tuple[Callable[[Channel], float], Callable[[Channel, np.random.Generator, int], Particles]]
 # Diboson rates count events with two radiated partons only.
-_MIXTURES: dict[str, tuple[tuple[Component, ...], float]] = {
+_MIXTURES: dict[str, tuple[tuple[_Maker, ...], float]] = {
     "diboson": (
         ((_rate_wz, _wz), (_rate_zz, _zz)),
         production.radiate(MEAN_RADIATED["qq"], 2, np.random.default_rng(0), 0)[1],
     ),
     "ttX": (((_rate_ttz, _ttz), (_rate_tzq, _tzq)), 1.0),
+    "ttZ": (((_rate_ttz, _ttz),), 1.0),
 }
 
 
 def generate(
-    process: Process, channel: Channel, rng: np.random.Generator, num: int, point: MassPoint | None = None
+    process: Process | Component,
+    channel: Channel,
+    rng: np.random.Generator,
+    num: int,
+    point: MassPoint | None = None,
 ) -> list[Batch]:
     """Generate final states of a process.
 
     Args:
-        process: Its name.
+        process: Its name, or that of a component.
         channel: Leptons that have to be possible.
         rng: Generator.
         num: Number of trials.
