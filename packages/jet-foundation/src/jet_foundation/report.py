@@ -29,6 +29,7 @@ LABELS = {
     "fpd": "FPD",
     "kpd": "KPD",
 }
+COUNTED = ("jets", "events")
 # Tables of an evaluation beside `metrics`, by their heading.
 FURTHER = {
     "given_only": "the given particles alone",
@@ -77,7 +78,7 @@ def describe(path: Path) -> dict[str, Any]:
         splits.append(
             {
                 "name": evaluation["split"],
-                "num_jets": evaluation["num_jets"],
+                "size": size(evaluation),
                 "background": evaluation["classes"][0],
                 "tables": tables,
                 "rejections": rejections(evaluation["metrics"]),
@@ -91,6 +92,11 @@ def describe(path: Path) -> dict[str, Any]:
         "config": json.dumps(run.config, indent=2),
         "epochs": len(run.history()),
     }
+
+
+def size(evaluation: dict[str, Any]) -> str:
+    """How many jets or events an evaluation saw, in words."""
+    return next(f"{evaluation[f'num_{what}']} {what}" for what in COUNTED if f"num_{what}" in evaluation)
 
 
 def rows(metrics: dict[str, Any]) -> list[dict[str, str]]:

@@ -27,6 +27,7 @@ from jet_foundation.losses import classification_loss
 from jet_foundation.metrics import classification as metrics
 from jet_foundation.models.classifier import JetClassifier
 from jet_foundation.models.deploy import JetClassification
+from jet_foundation.models.legacy import LegacyClassifier, LegacyEncoder
 from jet_foundation.tasks.common import build_encoder, load_averaged, num_features, read_stamp, stamp
 
 HEADLINE = ("accuracy", "top3_accuracy", "macro_f1", "auc_ovr", "auc_ovo")
@@ -43,7 +44,7 @@ class ClassificationModule(nn.Module):
         label_smoothing: See `classification_loss`.
     """
 
-    def __init__(self, network: JetClassifier, label_smoothing: float) -> None:
+    def __init__(self, network: JetClassifier | LegacyClassifier, label_smoothing: float) -> None:
         super().__init__()
         self.network = network
         self.label_smoothing = label_smoothing
@@ -80,12 +81,14 @@ def build_model(config: Config, conventions: Mapping[str, str] | None = None) ->
     assert isinstance(config.task, ClassificationConfig)
     conventions = conventions or stamp(config)
     classes, _ = read_stamp(conventions)
-    network = JetClassifier(
-        build_encoder(config, num_features(conventions)),
-        len(classes),
-        num_heads=config.model.num_heads,
-        num_layers=config.model.num_class_layers,
-    )
+    encoder, num_heads = build_encoder(config, num_features(conventions)), config.model.num_heads
+    network: JetClassifier | LegacyClassifier
+    if isinstance(encoder, LegacyEncoder):
+        network = LegacyClassifier(encoder, len(classes), num_heads=num_heads)
+    else:
+        network = JetClassifier(
+            encoder, len(classes), num_heads=num_heads, num_layers=config.model.num_class_layers
+        )
     return ClassificationModule(network, config.task.label_smoothing)
 
 

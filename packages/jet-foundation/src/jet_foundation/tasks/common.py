@@ -16,13 +16,16 @@ from hep_shared.distributed import World
 from hep_shared.errors import CheckpointError, ConfigError
 from hep_shared.run import RunDir
 from jet_foundation.config import Config, ModelConfig
+from jet_foundation.data.events import EventDataset
 from jet_foundation.data.features import FEATURE_NAMES
-from jet_foundation.data.loader import JetDataset, JetLoader, narrowed
+from jet_foundation.data.loader import Dataset, JetDataset, Loader, narrowed
 from jet_foundation.data.normalization import Normalization
 from jet_foundation.data.shards import read_info
 from jet_foundation.models.encoder import JetEncoder, LorentzParTEncoder, ParTEncoder
+from jet_foundation.models.legacy import LegacyEncoder
 
 LORENTZ_ONLY = {"mv_channels", "spurions"}
+NOT_LEGACY = LORENTZ_ONLY | {"embed_dims", "pair_norm", "pair_kind"}
 ENCODER = "network.encoder."  # where every task keeps its encoder
 
 
@@ -46,7 +49,7 @@ def data_path(config: Config) -> Path:
     return config.data.path
 
 
-def build_streams(config: Config, world: World) -> tuple[JetLoader, JetLoader]:
+def build_streams(config: Config, world: World) -> tuple[Loader[Any], Loader[Any]]:
     """Open the training and the validation jets.
 
     Args:
@@ -69,8 +72,8 @@ def build_streams(config: Config, world: World) -> tuple[JetLoader, JetLoader]:
     return build_stream(config, "train", world, shuffle=True), build_stream(config, "validation", world)
 
 
-def build_dataset(config: Config, split: str, normalization: Normalization | None = None) -> JetDataset:
-    """Open the jets of one split.
+def build_dataset(config: Config, split: str, normalization: Normalization | None = None) -> Dataset[Any]:
+    """Open the jets of one split, or the events where the task is about events.
 
     Args:
         config: The whole configuration.
@@ -78,7 +81,7 @@ def build_dataset(config: Config, split: str, normalization: Normalization | Non
         normalization: Of the features; None takes that of the data set or of the run started from.
 
     Returns:
-        The jets.
+        The jets or events.
 
     Raises:
         UserError: The data set cannot be used.
@@ -87,7 +90,8 @@ def build_dataset(config: Config, split: str, normalization: Normalization | Non
     if split not in names:
         raise ConfigError(f"--split is '{split}'; choose one of {', '.join(names)}.")
     normalization = normalization or read_stamp(stamp(config))[1]
-    dataset = JetDataset(
+    kind: type[JetDataset | EventDataset] = EventDataset if config.task.kind == "event" else JetDataset
+    dataset = kind(
         data_path(config),
         names[split],
         feature_set=normalization.feature_set,
@@ -104,7 +108,7 @@ def build_stream(
     *,
     shuffle: bool = False,
     normalization: Normalization | None = None,
-) -> JetLoader:
+) -> Loader[Any]:
     """Open the batches of one split.
 
     Args:
@@ -121,7 +125,7 @@ def build_stream(
         UserError: The data set cannot be used, or has too few jets.
     """
     size = world.size if world else 1
-    return JetLoader(
+    return Loader(
         build_dataset(config, split, normalization),
         config.data.batch_size // size,
         seed=config.train.seed,
@@ -203,7 +207,7 @@ def continued(config: Config) -> Config:
             "further; leave it out."
         )
     data = config.data
-    if data.path is None:
+    if data.path is None and config.task.kind != "event":
         data = data.model_copy(update={"path": former.data.path})
     return config.model_copy(update={"model": former.model, "data": data})
 
@@ -259,6 +263,11 @@ def build_encoder(config: Config, num_features: int, *, hidden_tokens: bool = Fa
         if not hidden_tokens:
             # Only pre-training reads the equivariant output; torchrun must not wait for its gradients.
             encoder.gate.requires_grad_(False)
+            encoder.out_linear.requires_grad_(False)
+    elif model.kind == "legacy":
+        encoder = LegacyEncoder(**{name: value for name, value in options.items() if name not in NOT_LEGACY})
+        if not hidden_tokens:
+            encoder.project_out.requires_grad_(False)
             encoder.out_linear.requires_grad_(False)
     else:
         common = {name: value for name, value in options.items() if name not in LORENTZ_ONLY}
