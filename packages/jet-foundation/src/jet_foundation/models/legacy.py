@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jet_foundation.data.normalization import Normalization
-from jet_foundation.models.attention import ParticleAttention
+from jet_foundation.models.attention import ParticleAttention, attend
 from jet_foundation.models.coordinates import Coordinates
 from jet_foundation.models.encoder import JetEncoder, rank_encoding
 from jet_foundation.models.equilinear import EquiLinear
@@ -71,6 +71,7 @@ class LegacyCoordinates(Coordinates):
             Normalised ln(1 + pT), Δη, Δφ in rad, normalised ln(1 + E), (B, N, 4), zero in padded slots.
         """
         axis = (p4.double() * axis_mask[..., None]).sum(dim=1, keepdim=True).to(p4.dtype)
+        p4 = torch.where(valid_mask[..., None], p4, p4.new_tensor([1.0, 1.0, 0.0, 0.0]))  # has an azimuth
         columns = [
             (fv.pt(p4).log1p() - PT_MEAN) / PT_STD,
             (fv.eta(p4) - fv.eta(axis)) / ETA_STD,
@@ -281,9 +282,10 @@ class LegacyEncoder(JetEncoder):
             marks = rank_encoding(mv.shape[1], self.dim, mv) * hidden_mask[..., None]
         x = self.project_in(self.in_linear(mv[..., None, :])[..., 0, :])
         x = packing.pack(x if marks is None else x + marks)
-        bias = self.pair_network(legacy_pair_features(numbers))
-        both = visible[:, :, None] & visible[:, None, :]
-        bias = (bias * both[..., None]).permute(0, 3, 1, 2)
+        both = (visible[:, :, None] & visible[:, None, :])[..., None]
+        # Some runtimes drop the 10⁻⁸, and the logarithm of padding would be infinite.
+        bias = self.pair_network(legacy_pair_features(numbers).masked_fill(~both, 0.0))
+        bias = (bias * both).permute(0, 3, 1, 2)
         lowest = torch.finfo(bias.dtype).min / 2
         bias = bias.masked_fill(~valid_mask[:, None, None, :], lowest)
         for block in self.blocks:
@@ -322,6 +324,33 @@ def mean_token(tokens: Tensor, valid_mask: Tensor) -> Tensor:
     return tokens.sum(dim=1) / valid_mask.sum(dim=1, keepdim=True)
 
 
+class Reading(ParticleAttention):
+    """Multi-head attention of queries to the particles of a jet."""
+
+    def read(self, queries: Tensor, x: Tensor, valid_mask: Tensor) -> Tensor:
+        """Read particles.
+
+        Args:
+            queries: (B, Q, C).
+            x: Particles, (B, N, C).
+            valid_mask: True where a particle is real, (B, N).
+
+        Returns:
+            What each query read, (B, Q, C).
+        """
+        dim = x.shape[-1]
+        weight, bias = self.in_proj.weight, self.in_proj.bias
+        parts = (
+            F.linear(queries, weight[:dim], bias[:dim]),
+            *F.linear(x, weight[dim:], bias[dim:]).chunk(2, -1),
+        )
+        q, k, v = (torch.unflatten(part, -1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
+        lowest = torch.finfo(x.dtype).min / 2
+        key_bias = x.new_zeros(valid_mask.shape).masked_fill(~valid_mask, lowest)[:, None, None, :]
+        output: Tensor = self.out_proj(attend(q, k, v, key_bias).transpose(1, 2).flatten(2))
+        return output
+
+
 class LegacyClassifier(nn.Module):
     """Class token that attends to the particles, beside their mean.
 
@@ -336,7 +365,7 @@ class LegacyClassifier(nn.Module):
         dim = encoder.dim
         self.encoder = encoder
         self.token = nn.Parameter(0.02 * torch.randn(1, 1, dim))
-        self.attention = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+        self.attention = Reading(dim, num_heads)
         self.head = nn.Sequential(
             nn.LayerNorm(2 * dim), nn.Linear(2 * dim, dim), nn.GELU(),
             nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, num_classes),
@@ -354,10 +383,8 @@ class LegacyClassifier(nn.Module):
             Logits, (B, num_classes).
         """
         tokens = self.encoder.tokens(p4, features, valid_mask)
-        query = self.token.expand(len(tokens), -1, -1)
-        read = self.attention(query, tokens, tokens, key_padding_mask=~valid_mask, need_weights=False)[0][
-            :, 0
-        ]
+        query = self.token.expand(tokens.shape[0], -1, -1)
+        read = self.attention.read(query, tokens, valid_mask)[:, 0]
         logits: Tensor = self.head(torch.cat([read, mean_token(tokens, valid_mask)], dim=-1))
         return logits
 
@@ -456,7 +483,7 @@ class LegacySuperResolution(nn.Module):
         dim = encoder.dim
         self.encoder, self.coordinates = encoder, encoder.coordinates
         self.queries = nn.Parameter(0.02 * torch.randn(num_queries, dim))
-        self.attention = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+        self.attention = Reading(dim, num_heads)
         self.head = nn.Sequential(
             nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, 4)
         )
@@ -473,7 +500,7 @@ class LegacySuperResolution(nn.Module):
             Normalised pT, Δη, Δφ, E of every slot about the axis of the given particles, (B, Q, 4).
         """
         tokens = self.encoder.tokens(p4.masked_fill(~given_mask[..., None], 0.0), features, given_mask)
-        queries = self.queries.expand(len(tokens), -1, -1)
-        read = self.attention(queries, tokens, tokens, key_padding_mask=~given_mask, need_weights=False)[0]
+        queries = self.queries.expand(tokens.shape[0], -1, -1)
+        read = self.attention.read(queries, tokens, given_mask)
         found: Tensor = self.head(read)
         return found
