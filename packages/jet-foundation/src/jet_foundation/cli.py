@@ -212,6 +212,56 @@ def evaluate(
 
 
 @app.command()
+def transfer(
+    start: Annotated[Path, typer.Option("--from", help="Run directory of a pre-training.")],
+    sample: Annotated[Literal["top-landscape", "quark-gluon"], typer.Option(help="What the files are.")],
+    input_: Annotated[list[Path], typer.Option("--input", help="File or directory; repeatable.")],
+    mode: Annotated[
+        Literal["full", "partial", "frozen"], typer.Option("--mode", help="What of the encoder is trained.")
+    ] = "full",
+    jets_per_class: Annotated[
+        int | None, typer.Option(min=1, help="Jets of each class; by default all.")
+    ] = None,
+    preset: PresetOption = None,
+    set_: SetOption = None,
+    out: OutOption = Path("runs/transfer"),
+    resume: ResumeOption = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Train a pre-trained encoder further on the top-tagging or the quark-gluon sample."""
+    from jet_foundation.transfer import transfer as work
+
+    result = work(
+        start, sample, input_, out, preset=preset, overrides=[f"start.mode={mode}", *(set_ or [])],
+        jets_per_class=jets_per_class, resume=resume, device=device, command=shlex.join(sys.argv),
+    )  # fmt: skip
+    if result:
+        print_result(result, as_json)
+
+
+@app.command()
+def anchors(
+    jetclass: Annotated[Path, typer.Option("--jetclass", help="Folder with JetClass ROOT files.")],
+    out: OutOption = Path("runs/anchors"),
+    jets_per_class: Annotated[int, typer.Option(min=10, help="Jets of each class over all splits.")] = 10_000,
+    preset: PresetOption = "published",
+    set_: SetOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Run the 100,000-jet recipe on real JetClass files and compare with the goal."""
+    from jet_foundation.anchors import anchors as work
+
+    result = work(
+        jetclass, out, preset=preset or "published", overrides=set_ or [], jets_per_class=jets_per_class,
+        device=device, command=shlex.join(sys.argv),
+    )  # fmt: skip
+    if result:
+        print_result(result, as_json)
+
+
+@app.command()
 def anomaly(
     run: RunOption,
     background: Annotated[str, typer.Option("--background", help="Class that counts as known.")] = "QCD",

@@ -28,7 +28,14 @@ from jet_foundation.metrics import classification as metrics
 from jet_foundation.models.classifier import JetClassifier
 from jet_foundation.models.deploy import JetClassification
 from jet_foundation.models.legacy import LegacyClassifier, LegacyEncoder
-from jet_foundation.tasks.common import build_encoder, load_averaged, num_features, read_stamp, stamp
+from jet_foundation.tasks.common import (
+    attention_of,
+    build_encoder,
+    load_averaged,
+    num_features,
+    read_stamp,
+    stamp,
+)
 
 HEADLINE = ("accuracy", "top3_accuracy", "macro_f1", "auc_ovr", "auc_ovo")
 FINISH = ("evaluate", "export")
@@ -171,16 +178,21 @@ def evaluate(
     Returns:
         Metrics under `metrics`, counts with true classes as rows under `confusion`, and pictures by name.
     """
+    classes = stream.dataset.info.classes
     probabilities, labels = [], []
+    figures: dict[str, Figure] = {}
     for batch in stream.batches():
         moved = batch.to(device)
+        if not figures:
+            jet = int(batch.labels.argmax())  # a jet of the last class: one with structure
+            weights = attention_of(module.network.encoder, moved, jet)
+            figures["attention"] = plots.attention_map(weights, classes[int(batch.labels[jet])])
         found = module(moved.p4, moved.features, moved.valid_mask, moved.labels)[1]
         probabilities.append(found.cpu().numpy().astype(np.float64))
         labels.append(batch.labels.numpy())
     scores, truth = np.concatenate(probabilities), np.concatenate(labels)
-    classes = stream.dataset.info.classes
     confusion = metrics.confusion_matrix(scores.argmax(axis=1), truth, len(classes))
-    figures = {
+    figures |= {
         "confusion": plots.confusion_matrix(confusion, classes),
         "roc": plots.roc_curves(roc_curves(scores, truth, classes), classes[0]),
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -18,9 +19,10 @@ from hep_shared.run import RunDir
 from jet_foundation.config import Config, ModelConfig
 from jet_foundation.data.events import EventDataset
 from jet_foundation.data.features import FEATURE_NAMES
-from jet_foundation.data.loader import Dataset, JetDataset, Loader, narrowed
+from jet_foundation.data.loader import Batch, Dataset, JetDataset, Loader, narrowed
 from jet_foundation.data.normalization import Normalization
 from jet_foundation.data.shards import read_info
+from jet_foundation.models.attention import ParticleAttention
 from jet_foundation.models.encoder import JetEncoder, LorentzParTEncoder, ParTEncoder
 from jet_foundation.models.legacy import LegacyEncoder
 
@@ -346,3 +348,31 @@ def padded_rows(parts: Sequence[NDArray[Any]], num_slots: int | None = None) -> 
     return np.concatenate(
         [np.pad(part, [(0, 0), (0, num - part.shape[1])] + [(0, 0)] * (part.ndim - 2)) for part in parts]
     )
+
+
+@torch.no_grad()
+def attention_of(encoder: JetEncoder, batch: Batch, jet: int) -> NDArray[Any]:
+    """What the particles of one jet attend to in the last layer.
+
+    Args:
+        encoder: The encoder in evaluation mode.
+        batch: Jets on its device.
+        jet: Place of the jet in the batch.
+
+    Returns:
+        Weights of query and key, (H, N, N), without padding.
+    """
+    attention = encoder.blocks[-1].get_submodule("attention")
+    assert isinstance(attention, ParticleAttention)
+    maps: list[Tensor] = []
+    hook = attention.register_forward_pre_hook(
+        lambda _, arguments: maps.append(attention.attention_map(*arguments))
+    )
+    num = int(batch.valid_mask[jet].sum())
+    try:
+        one = [tensor[jet : jet + 1, :num] for tensor in (batch.p4, batch.features, batch.valid_mask)]
+        encoder.tokens(*one)
+    finally:
+        hook.remove()
+    found: NDArray[Any] = maps[0][0].float().cpu().numpy()
+    return found
