@@ -62,6 +62,12 @@ def test_missing_files_are_listed(sample, tmp_path):
     assert all(f"{name}_*.root" in str(caught.value) for name in FILE_NAMES)
 
 
+def test_torchrun_is_refused(sample, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="runs in one process; start it without torchrun"):
+        anchors(sample, tmp_path / "out", jets_per_class=10)
+
+
 def test_files_in_subfolders_are_found(sample, tmp_path):
     shutil.copytree(sample, tmp_path / "JetClass" / "val_5M")
     assert [path.name.rsplit("_", 1)[0] for path in find_files(tmp_path / "JetClass")] == list(FILE_NAMES)

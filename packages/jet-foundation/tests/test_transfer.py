@@ -106,6 +106,12 @@ def test_defects_are_named(start, tmp_path):
     refused("has the layout of 'top', not of quark-gluon", write_top(tmp_path / "top.h5", 20), "quark-gluon")
 
 
+def test_torchrun_is_refused(start, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="runs in one process; start it without torchrun"):
+        transfer(start, "quark-gluon", [tmp_path / "x.npz"], tmp_path / "run")
+
+
 def test_a_run_on_more_features_is_refused(tiny_config, tmp_path):
     config = tiny_config("task.kind=pretrain", "train.epochs=1")
     train(config, out=tmp_path / "full", resume=False, device="cpu", command="test")

@@ -8,6 +8,7 @@ reaches elsewhere on as many jets with four numbers of each particle; the 2026 p
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,13 @@ def anchors(
         command: Command line, for the record.
 
     Returns:
-        What `anchors.json` holds: metrics of the test jets, goals, and whether they are reached; empty on
-        ranks other than 0.
+        What `anchors.json` holds: metrics of the test jets, goals, and whether they are reached.
 
     Raises:
         UserError: A file is missing or cannot be used, or a training fails.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # all processes would make the same data set
+        raise UserError("`jet-foundation anchors` runs in one process; start it without torchrun.")
     files = find_files(jetclass)
     data = out / "data"
     if not (data / INDEX_FILE).exists():
@@ -64,14 +66,11 @@ def anchors(
             f"{data} holds {made} jets of each class, not {jets_per_class}; "
             "choose another --out or remove it."
         )
-    results: dict[str, Any] = {}
     for name, kind in (("pretrain", "pretrain"), ("classification", "classification")):
         own = [f"task.kind={kind}", f"data.path={data}", 'train.finish=["evaluate"]']
         start = [] if name == "pretrain" else [f"start.run={out / 'pretrain'}"]
         config = load_config(Config, presets=PRESETS, preset=preset, overrides=[*own, *start, *overrides])
-        results = train(config, out=out / name, resume=True, device=device, command=command)
-    if not results:
-        return {}
+        train(config, out=out / name, resume=True, device=device, command=command)
     evaluation = json.loads((out / "classification" / "evaluation_test.json").read_text())
     metrics = {name: evaluation["metrics"][name] for name in ("accuracy", "auc_ovr", "auc_ovo")}
     result = {

@@ -202,9 +202,10 @@ def with_data(config: Config, out: Path) -> Config:
     if data.path is not None:
         return config
     if data.simulated is None:
+        verb, what = ("simulate-events", "events") if config.task.kind == "event" else ("preprocess", "jets")
         raise ConfigError(
-            "data.path names no data set; give one made by `jet-foundation preprocess`, for example "
-            "--set data.path=jets, or set data.simulated.num_jets to train on simulated jets."
+            f"data.path names no data set; give one made by `jet-foundation {verb}`, for example --set "
+            f"data.path={what}, or set data.simulated.num_{what} to train on simulated {what}."
         )
     folder, wanted = out / "data", data.simulated
     if config.task.kind == "event":

@@ -4,6 +4,7 @@ The sample is made into a data set beside the run, and with the normalisation of
 is trained further to tell the two classes apart.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +57,8 @@ def transfer(
     Raises:
         UserError: The run or a file cannot be used, or the run needs more than the sample offers.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # all processes would make the same data set
+        raise UserError("`jet-foundation transfer` runs in one process; start it without torchrun.")
     needed = read_stamp(start_checkpoint(start)["stamp"])[1].feature_set
     kind = find_source(inputs).kind
     if kind not in (LAYOUTS[sample], "sample"):

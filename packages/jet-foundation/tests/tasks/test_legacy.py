@@ -58,6 +58,20 @@ def test_the_classifier_is_exported(runs, tmp_path):
     assert export(runs["classification"], tmp_path / "m.onnx")["max_abs_diff"] < 1e-4
 
 
+@pytest.mark.parametrize("task", ["pretrain", *FOLLOWING])
+def test_all_that_is_trained_gets_a_gradient(runs, dataset, task):
+    """Torchrun waits for every gradient."""
+    start = [] if task == "pretrain" else [f"start.run={runs['pretrain']}", "start.last_k=1"]
+    overrides = [*TINY, f"data.path={dataset}", *start]
+    preset = FOLLOWING.get(task, "legacy-pretrain")
+    config = load_config(Config, presets=PRESETS, preset=preset, overrides=overrides)
+    module = TASKS[task].build_model(config).train()
+    batch = next(common.build_stream(config, "train", shuffle=True).batches())
+    TASKS[task].compute_loss(module, batch).backward()
+    without = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+
+
 def test_the_target_is_the_mass_of_the_report(tiny_config):
     config = tiny_config("task.kind=regression", "task.target=report", "model.kind=legacy")
     module = TASKS["regression"].build_model(config).eval()

@@ -268,9 +268,6 @@ def build_encoder(config: Config, num_features: int, *, hidden_tokens: bool = Fa
             encoder.out_linear.requires_grad_(False)
     elif model.kind == "legacy":
         encoder = LegacyEncoder(**{name: value for name, value in options.items() if name not in NOT_LEGACY})
-        if not hidden_tokens:
-            encoder.project_out.requires_grad_(False)
-            encoder.out_linear.requires_grad_(False)
     else:
         common = {name: value for name, value in options.items() if name not in LORENTZ_ONLY}
         encoder = ParTEncoder(num_features, **common)
@@ -279,6 +276,9 @@ def build_encoder(config: Config, num_features: int, *, hidden_tokens: bool = Fa
         load_encoder(encoder, start_checkpoint(start.run), start.run)
         if start.mode != "full":
             encoder.freeze(start.last_k if start.mode == "partial" else 0)
+    if isinstance(encoder, LegacyEncoder) and not hidden_tokens:
+        encoder.project_out.requires_grad_(False)  # as above
+        encoder.out_linear.requires_grad_(False)
     return encoder
 
 

@@ -1,7 +1,7 @@
 """Tell the processes of whole events apart: jets, leptons and missing momentum over a jet encoder.
 
-The encoder comes from a pre-training or any other run (`start.run`), by default frozen; it reads each jet by
-itself, and particle attention over the objects of the event does the rest.
+The encoder comes from a pre-training or any other run (`start.run`) and is kept frozen with
+`start.mode=frozen`; it reads each jet by itself, and attention over the objects of the event does the rest.
 
 Dimensions: B events, C classes.
 """
