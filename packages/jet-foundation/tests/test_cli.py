@@ -61,7 +61,7 @@ def test_run_directory_is_complete(run):
         "sample", "data",
     } <= names  # fmt: skip
     figures = {path.name for path in (run / "figures").iterdir()}
-    for name in ("training_curves", "test_confusion", "test_roc"):
+    for name in ("training_curves", "test_confusion", "test_roc", "test_attention"):
         assert {f"{name}.png", f"{name}.pdf"} <= figures
     evaluation = json.loads((run / "evaluation_test.json").read_text())
     assert evaluation["num_jets"] == np.sum(evaluation["confusion"]) == 10
@@ -152,7 +152,9 @@ def test_report_is_one_page(run, tmp_path):
     ok("report", run, "--out", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "AUC, one against the rest" in page
-    assert page.count("data:image/png;base64,") == 3
+    assert (
+        page.count("data:image/png;base64,") == 1 + 4
+    )  # the chart of all runs, and the pictures of this one
     assert 'src="http' not in page
 
 

@@ -13,6 +13,7 @@ from hep_shared.cli import (
     DebugOption,
     DeviceOption,
     JsonOption,
+    NumEventsOption,
     NumWorkersOption,
     OutOption,
     PresetOption,
@@ -67,6 +68,20 @@ def simulate(
         jets_per_file=jets_per_file,
     )  # fmt: skip
     print_result({"out": out, "num_files": len(files), "num_jets": num_jets}, as_json)
+
+
+@app.command("simulate-events")
+def simulate_events(
+    out: OutOption,
+    num_events: NumEventsOption = 3500,
+    seed: SeedOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Simulate toy events of jets, leptons and missing momentum into a data set for the task event."""
+    from jet_foundation.simulate import simulate_events as work
+
+    info = work(out, num_events=num_events, seed=seed)
+    print_result({"out": out, "classes": len(info.classes), "num_events": info.num_jets}, as_json)
 
 
 @app.command()
@@ -150,13 +165,17 @@ def pretrain(
 def finetune(
     start: Annotated[Path, typer.Option("--from", help="Run directory of a pre-training.")],
     task: Annotated[
-        Literal["classification", "regression", "generation", "super_resolution"],
+        Literal["classification", "regression", "generation", "super_resolution", "event"],
         typer.Option("--task", help="What to train the encoder for."),
     ] = "classification",
     mode: Annotated[
-        Literal["full", "partial", "frozen"], typer.Option("--mode", help="What of the encoder is trained.")
-    ] = "full",
-    last_k: Annotated[int, typer.Option("--last-k", min=1, help="Layers that partial trains.")] = 2,
+        Literal["full", "partial", "frozen"] | None,
+        typer.Option("--mode", help="What of the encoder is trained; by default the preset's, or full."),
+    ] = None,
+    last_k: Annotated[
+        int | None,
+        typer.Option("--last-k", min=1, help="Layers that partial trains; by default the preset's, or 2."),
+    ] = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -170,10 +189,8 @@ def finetune(
     from jet_foundation.config import PRESETS, Config
     from jet_foundation.train import train as work
 
-    overrides = [
-        f"task.kind={task}", f"start.run={start}", f"start.mode={mode}", f"start.last_k={last_k}",
-        *(set_ or []),
-    ]  # fmt: skip
+    given = {"task.kind": task, "start.run": start, "start.mode": mode, "start.last_k": last_k}
+    overrides = [f"{key}={value}" for key, value in given.items() if value is not None] + (set_ or [])
     chosen = load_config(Config, presets=PRESETS, preset=preset, file=config, overrides=overrides)
     result = work(chosen, out=out, resume=resume, device=device, command=shlex.join(sys.argv))
     if result:
@@ -192,6 +209,56 @@ def evaluate(
     from jet_foundation.evaluate import evaluate as work
 
     print_result(work(run, split=split, device=device, checkpoint=checkpoint), as_json)
+
+
+@app.command()
+def transfer(
+    start: Annotated[Path, typer.Option("--from", help="Run directory of a pre-training.")],
+    sample: Annotated[Literal["top-landscape", "quark-gluon"], typer.Option(help="What the files are.")],
+    input_: Annotated[list[Path], typer.Option("--input", help="File or directory; repeatable.")],
+    mode: Annotated[
+        Literal["full", "partial", "frozen"], typer.Option("--mode", help="What of the encoder is trained.")
+    ] = "full",
+    jets_per_class: Annotated[
+        int | None, typer.Option(min=1, help="Jets of each class; by default all.")
+    ] = None,
+    preset: PresetOption = None,
+    set_: SetOption = None,
+    out: OutOption = Path("runs/transfer"),
+    resume: ResumeOption = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Train a pre-trained encoder further on the top-tagging or the quark-gluon sample."""
+    from jet_foundation.transfer import transfer as work
+
+    result = work(
+        start, sample, input_, out, preset=preset, overrides=[f"start.mode={mode}", *(set_ or [])],
+        jets_per_class=jets_per_class, resume=resume, device=device, command=shlex.join(sys.argv),
+    )  # fmt: skip
+    if result:
+        print_result(result, as_json)
+
+
+@app.command()
+def anchors(
+    jetclass: Annotated[Path, typer.Option("--jetclass", help="Folder with JetClass ROOT files.")],
+    out: OutOption = Path("runs/anchors"),
+    jets_per_class: Annotated[int, typer.Option(min=10, help="Jets of each class over all splits.")] = 10_000,
+    preset: PresetOption = "published",
+    set_: SetOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Run the 100,000-jet recipe on real JetClass files and compare with the goal."""
+    from jet_foundation.anchors import anchors as work
+
+    result = work(
+        jetclass, out, preset=preset or "published", overrides=set_ or [], jets_per_class=jets_per_class,
+        device=device, command=shlex.join(sys.argv),
+    )  # fmt: skip
+    if result:
+        print_result(result, as_json)
 
 
 @app.command()

@@ -22,6 +22,7 @@ class SimulatedData(StrictModel):
 
     engine: Literal["toy", "pythia"] = Field("toy", description="`toy` is no simulation of the LHC.")
     num_jets: int = Field(6000, ge=100, multiple_of=100, description="Jets of all ten classes together.")
+    num_events: int = Field(3500, ge=70, description="Events of all classes together, for the task event.")
     num_workers: int = Field(2, ge=0, description="Simulating processes.")
     seed: int = Field(1, ge=0, description="Seed of the simulation.")
 
@@ -39,8 +40,9 @@ class DataConfig(StrictModel):
 class ModelConfig(StrictModel):
     """The network: an encoder with particle attention, and a class token that reads it."""
 
-    kind: Literal["lorentz_part", "part"] = Field(
-        "lorentz_part", description="LorentzParT, or the Particle Transformer."
+    kind: Literal["lorentz_part", "part", "legacy"] = Field(
+        "lorentz_part",
+        description="LorentzParT, the Particle Transformer, or the network of the 2026 report.",
     )
     dim: int = Field(128, ge=2, multiple_of=2, description="Channels of a particle.")
     num_layers: int = Field(8, ge=1, description="Layers of particle attention.")
@@ -93,8 +95,8 @@ class RegressionConfig(StrictModel):
     """Predict the mass of a jet."""
 
     kind: Literal["regression"] = "regression"
-    target: Literal["mass", "sdmass"] = Field(
-        "mass", description="Mass of the summed particles, or after soft drop."
+    target: Literal["mass", "sdmass", "report"] = Field(
+        "mass", description="Mass of the summed particles, after soft drop, or that of the 2026 report."
     )
     huber_delta: float = Field(0.5, gt=0, description="Where the loss of ln m turns from square to linear.")
 
@@ -130,8 +132,23 @@ class SuperResolutionConfig(StrictModel):
         return self
 
 
+class EventConfig(StrictModel):
+    """Tell the processes of events apart by their jets, leptons and missing momentum."""
+
+    kind: Literal["event"] = "event"
+    num_layers: int = Field(2, ge=1, description="Layers of attention over the objects of an event.")
+    read_particles: bool = Field(
+        True, description="Read the particles of the jets; false leaves the jets' four-vectors alone."
+    )
+
+
 TaskConfig = Annotated[
-    ClassificationConfig | PretrainConfig | RegressionConfig | GenerationConfig | SuperResolutionConfig,
+    ClassificationConfig
+    | PretrainConfig
+    | RegressionConfig
+    | GenerationConfig
+    | SuperResolutionConfig
+    | EventConfig,
     Field(discriminator="kind"),
 ]
 

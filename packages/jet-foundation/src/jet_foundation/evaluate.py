@@ -59,7 +59,7 @@ def evaluate(
         "task": config.task.kind,
         "split": split,
         "checkpoint": checkpoint,
-        "num_jets": len(stream.dataset),
+        f"num_{stream.dataset.counted}": len(stream.dataset),
         "classes": list(stream.dataset.info.classes),
         **found,
     }
@@ -119,6 +119,8 @@ def anomaly(
     """
     directory, where = RunDir.open(run), resolve_device(device)
     config, module, normalization = open_module(directory, checkpoint)
+    if config.task.kind == "event":
+        raise UserError(f"{run} was trained on events; give a run whose data set holds jets.")
     encoder = module.get_submodule("network.encoder").to(where)
     assert isinstance(encoder, JetEncoder)
     known = embeddings(encoder, build_stream(config, "train", normalization=normalization), where)

@@ -251,3 +251,61 @@ def jet_display(jets: Mapping[str, Array]) -> Figure:
             ax.set(xlim=(-0.9, 0.9), ylim=(-0.9, 0.9), xlabel="Δη", ylabel="Δφ [rad]", aspect="equal")
             ax.set_title(f"{name}: {len(p4)} particles")
     return figure
+
+
+def attention_map(weights: Array, name: str) -> Figure:
+    """Draw what the particles of a jet attend to.
+
+    Args:
+        weights: Attention of query and key by falling pT, (H, N, N).
+        name: Class of the jet.
+
+    Returns:
+        One panel a head.
+    """
+    columns = min(len(weights), 4)
+    rows = -(-len(weights) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1.0 + 2.6 * columns, 0.8 + 2.6 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for number, ax in enumerate(axes.flat):
+            if number >= len(weights):
+                ax.axis("off")
+                continue
+            image = ax.imshow(weights[number], cmap="viridis", vmin=0, vmax=float(weights.max()))
+            ax.set_title(f"head {number + 1}")
+        figure.supxlabel("attended particle, by falling pT")
+        figure.supylabel("particle")
+        figure.suptitle(f"last layer, one jet of class {name}")
+        figure.colorbar(image, ax=axes, label="attention", shrink=0.85)
+    return figure
+
+
+def benchmark_chart(values: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Compare runs in their main numbers.
+
+    Args:
+        values: Value by run, by metric.
+
+    Returns:
+        One panel of bars a metric.
+    """
+    columns = min(len(values), 4)
+    rows = -(-len(values) // columns)
+    longest = max(len(runs) for runs in values.values())
+    with matplotlib.rc_context(STYLE):
+        size = (1.0 + 3.2 * columns, rows * (1.0 + 0.35 * longest))
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for number, ax in enumerate(axes.flat):
+            if number >= len(values):
+                ax.axis("off")
+                continue
+            metric = list(values)[number]
+            names, heights = list(values[metric]), list(values[metric].values())
+            bars = ax.barh(names, heights, color=COLORS[0], height=0.6)
+            ax.bar_label(bars, fmt="%.3g", padding=3)
+            ax.set_ylim(longest - 0.4, -0.6)  # the same thickness in every panel, the first run on top
+            ax.set_title(metric)
+            ax.set_xlim(min(0.0, 1.3 * min(heights)), 1.3 * max(*heights, 1e-12))
+    return figure

@@ -4,6 +4,7 @@ Every number is from the runs' `evaluation_*.json`; pictures are embedded.
 """
 
 import base64
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from hep_shared.errors import UserError
 from hep_shared.files import atomic_write_text, reader_boundary
 from hep_shared.run import RunDir
+from jet_foundation import plots
+from jet_foundation.tasks import TASKS
 
 # Where a metric has a plainer name than its own.
 LABELS = {
@@ -29,6 +32,8 @@ LABELS = {
     "fpd": "FPD",
     "kpd": "KPD",
 }
+PNG = "data:image/png;base64,"
+COUNTED = ("jets", "events")
 # Tables of an evaluation beside `metrics`, by their heading.
 FURTHER = {
     "given_only": "the given particles alone",
@@ -53,7 +58,7 @@ def report(runs: Sequence[Path], out: Path) -> dict[str, object]:
         loader=PackageLoader("jet_foundation", "templates"), autoescape=True, undefined=StrictUndefined
     )
     entries = [describe(run) for run in runs]
-    page = environment.get_template("report.html").render(runs=entries)
+    page = environment.get_template("report.html").render(runs=entries, chart=chart(entries))
     atomic_write_text(out, page)
     return {"output": out, "num_runs": len(entries)}
 
@@ -77,7 +82,7 @@ def describe(path: Path) -> dict[str, Any]:
         splits.append(
             {
                 "name": evaluation["split"],
-                "num_jets": evaluation["num_jets"],
+                "size": size(evaluation),
                 "background": evaluation["classes"][0],
                 "tables": tables,
                 "rejections": rejections(evaluation["metrics"]),
@@ -90,16 +95,49 @@ def describe(path: Path) -> dict[str, Any]:
         "figures": embedded(run),
         "config": json.dumps(run.config, indent=2),
         "epochs": len(run.history()),
+        "headline": headline(run.config["task"]["kind"], evaluations),
     }
+
+
+def headline(task: str, evaluations: Sequence[Path]) -> dict[str, float]:
+    """Main numbers of a run on the test split, by their names on the page."""
+    for file in evaluations:
+        if file.stem == "evaluation_test":
+            found = json.loads(file.read_text())["metrics"]
+            return {label(name): found[name] for name in TASKS[task].HEADLINE if found.get(name) is not None}
+    return {}
+
+
+def chart(entries: Sequence[dict[str, Any]]) -> str | None:
+    """Data address of the bars of all runs' main numbers; None without any."""
+    values: dict[str, dict[str, float]] = {}
+    for entry in entries:
+        for name, value in entry["headline"].items():
+            values.setdefault(name, {})[entry["name"]] = value
+    if not values:
+        return None
+    buffer = io.BytesIO()
+    plots.benchmark_chart(values).savefig(buffer, format="png", dpi=120)
+    return PNG + base64.b64encode(buffer.getvalue()).decode()
+
+
+def size(evaluation: dict[str, Any]) -> str:
+    """How many jets or events an evaluation saw, in words."""
+    return next(f"{evaluation[f'num_{what}']} {what}" for what in COUNTED if f"num_{what}" in evaluation)
 
 
 def rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
     """One table row a metric that is one number."""
     return [
-        {"label": LABELS.get(name, name.replace("_", " ")), "value": number(value)}
+        {"label": label(name), "value": number(value)}
         for name, value in metrics.items()
         if not isinstance(value, dict)
     ]
+
+
+def label(name: str) -> str:
+    """What a metric is called on the page."""
+    return LABELS.get(name, name.replace("_", " "))
 
 
 def rejections(metrics: dict[str, Any]) -> list[dict[str, str]]:
@@ -116,6 +154,6 @@ def number(value: float | None) -> str:
 def embedded(run: RunDir) -> list[tuple[str, str]]:
     """Name and data address of every picture of the run."""
     return [
-        (file.stem, "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode())
+        (file.stem, PNG + base64.b64encode(file.read_bytes()).decode())
         for file in sorted((run.path / "figures").glob("*.png"))
     ]

@@ -1,4 +1,4 @@
-"""`jet-foundation simulate`: jets of the ten classes into JetClass ROOT files.
+"""`jet-foundation simulate` and `simulate-events`: jets into JetClass ROOT files, toy events into a data set.
 
 A shard holds one class and depends on the engine, the seed and its number alone, so any number of workers on
 any batch system makes the same jets, and running the command again makes only what is missing or damaged.
@@ -16,14 +16,18 @@ from hep_shared.errors import InputFileError, UserError
 from hep_shared.farm import run_shards
 from hep_shared.files import atomic_write_json, reader_boundary, remove_temporaries, verify_manifest
 from hep_shared.seed import shard_seed
+from jet_foundation.data.events import write_events
 from jet_foundation.data.jetclass import write_jetclass
+from jet_foundation.data.shards import DatasetInfo
 from jet_foundation.physics import pythia, toy_shower
 from jet_foundation.physics.jet_table import Jets, concatenate
 from jet_foundation.physics.processes import CLASSES
+from jet_foundation.physics.toy_events import EVENT_CLASSES, generate_events
 
 Engine = Literal["toy", "pythia"]
 ENGINES: tuple[Engine, ...] = ("toy", "pythia")
 JETS_PER_FILE = 2000
+MIN_EVENTS_PER_CLASS = 10
 INDEX_FILE = "simulation.json"
 # Process names of the published files, in the order of the classes.
 FILE_NAMES = (
@@ -155,3 +159,30 @@ def generate(engine: Engine, name: str, num_jets: int, rng: np.random.Generator)
     if engine == "toy":
         return toy_shower.generate_toy(name, num_jets, rng)
     return concatenate(list(pythia.generate(name, num_jets, rng)))
+
+
+def simulate_events(out: Path, *, num_events: int, seed: int) -> DatasetInfo:
+    """Simulate toy events, the same number of every process, into a data set to train on.
+
+    Args:
+        out: Directory, which must not hold a data set.
+        num_events: Events of all processes together, rounded up to a multiple of their number.
+        seed: Seed of the sample.
+
+    Returns:
+        What was made.
+
+    Raises:
+        UserError: There are too few events for three splits, or `out` holds a data set.
+    """
+    per_class = -(-num_events // len(EVENT_CLASSES))
+    if per_class < MIN_EVENTS_PER_CLASS:
+        raise UserError(
+            f"--num-events is {num_events} but must be at least {MIN_EVENTS_PER_CLASS * len(EVENT_CLASSES)}, "
+            f"{MIN_EVENTS_PER_CLASS} of each of {len(EVENT_CLASSES)} processes."
+        )
+    parts = [
+        generate_events(name, per_class, np.random.default_rng(shard_seed(seed, number)))
+        for number, name in enumerate(EVENT_CLASSES)
+    ]
+    return write_events(Path(out), parts, seed=seed, source="toy events")

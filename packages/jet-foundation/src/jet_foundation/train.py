@@ -30,7 +30,7 @@ from jet_foundation.data.preprocess import preprocess
 from jet_foundation.data.shards import INDEX_FILE
 from jet_foundation.evaluate import evaluate
 from jet_foundation.export import export
-from jet_foundation.simulate import simulate
+from jet_foundation.simulate import simulate, simulate_events
 from jet_foundation.tasks import TASKS
 from jet_foundation.tasks.common import ENCODER, build_streams, check_stamp, continued, stamp
 
@@ -202,11 +202,17 @@ def with_data(config: Config, out: Path) -> Config:
     if data.path is not None:
         return config
     if data.simulated is None:
+        verb, what = ("simulate-events", "events") if config.task.kind == "event" else ("preprocess", "jets")
         raise ConfigError(
-            "data.path names no data set; give one made by `jet-foundation preprocess`, for example "
-            "--set data.path=jets, or set data.simulated.num_jets to train on simulated jets."
+            f"data.path names no data set; give one made by `jet-foundation {verb}`, for example --set "
+            f"data.path={what}, or set data.simulated.num_{what} to train on simulated {what}."
         )
     folder, wanted = out / "data", data.simulated
+    if config.task.kind == "event":
+        if not (folder / INDEX_FILE).exists():
+            log.info("no data given: simulating %d events into %s", wanted.num_events, folder)
+            simulate_events(folder, num_events=wanted.num_events, seed=wanted.seed)
+        return config.model_copy(update={"data": data.model_copy(update={"path": folder})})
     if not folder.exists():
         log.info("no data given: simulating %d jets into %s", wanted.num_jets, out / "sample")
     simulate(

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from jet_foundation.models.attention import ClassAttention
 from jet_foundation.models.encoder import LorentzParTEncoder, ParTEncoder, num_parameters
-from jet_foundation.models.legacy import LegacyEncoder
 from jet_foundation.physics import fourvectors as fv
 
 Jets = tuple[Tensor, Tensor, Tensor]
@@ -193,15 +192,3 @@ def test_a_batch_can_be_learned_by_heart(name: str, jetful: Jets) -> None:
 def test_unknown_spurions() -> None:
     with pytest.raises(ValueError, match="spurions is 'beam'"):
         LorentzParTEncoder(0, spurions="beam")  # type: ignore[arg-type]
-
-
-def test_the_legacy_encoder_has_its_size_and_ignores_padding(jetful: Jets) -> None:
-    model = LegacyEncoder().eval()
-    assert num_parameters(model) == 1_599_854
-    features, mask = jetful[1][..., :4], jetful[2]
-    with torch.no_grad():
-        x, mv = model(features, mask)
-        again, _ = model(torch.where(mask[..., None], features, 9.0), mask)
-    assert x.shape == (*mask.shape, 128)
-    assert mv.shape == (*mask.shape, 16)
-    torch.testing.assert_close(again, x, rtol=1e-5, atol=1e-5)

@@ -9,7 +9,6 @@ import torch
 from hep_shared.errors import CheckpointError, ConfigError, UserError
 from hep_shared.run import RunDir
 from hep_shared.testing import same_tensors
-from jet_foundation.data.preprocess import preprocess
 from jet_foundation.evaluate import anomaly, evaluate
 from jet_foundation.export import export
 from jet_foundation.physics.processes import CLASSES
@@ -27,7 +26,7 @@ SETTINGS = {
 }
 FIGURES = {
     "pretrain": {"masked_particles"},
-    "classification": {"confusion", "roc"},
+    "classification": {"confusion", "roc", "attention"},
     "regression": {"mass_response"},
     "generation": {"marginals", "jet_display"},
     "super_resolution": {"marginals", "jet_display"},
@@ -134,7 +133,18 @@ def test_a_report_of_all_tasks(runs, tmp_path) -> None:
     for text in ("Task super resolution", "the given particles alone", "historical definitions", "R²"):
         assert text in page
     num = sum(len(list((run / "figures").glob("*.png"))) for run in runs.values())
-    assert page.count("data:image/png;base64,") == num
+    assert page.count("data:image/png;base64,") == num + 1  # and the chart of all runs
+
+
+def test_the_attention_map_is_that_of_one_jet_alone(build) -> None:
+    config = build("classification")
+    encoder = TASKS["classification"].build_model(config).eval().network.encoder
+    batch = next(common.build_stream(config, "test").batches())
+    for jet in (0, 3):
+        weights = common.attention_of(encoder, batch, jet)
+        num = int(batch.valid_mask[jet].sum())
+        assert weights.shape == (2, num, num)
+        np.testing.assert_allclose(weights.sum(axis=-1), 1.0, rtol=1e-5)
 
 
 def test_another_network_is_refused(build, runs, tmp_path) -> None:
@@ -196,17 +206,3 @@ def test_completed_jets_keep_what_was_given(build) -> None:
     assert torch.equal(exists[:, :num], given)
     torch.testing.assert_close(p4[:, :num][given], batch.p4[given], rtol=0, atol=0)
     assert (given.sum(dim=1) == batch.valid_mask.sum(dim=1).clamp_max(8)).all()
-
-
-def test_transfer_keeps_the_normalisation_of_the_start(build, samples, tmp_path) -> None:
-    """Quark-gluon jets, after a pre-training on toy jets."""
-    classes = ("gluon", "quark")
-    preprocess([samples / "quarkgluon_1000.npz"], tmp_path / "qg", jets_per_class=40, classes=classes)
-    start, out = tmp_path / "start", tmp_path / "out"
-    train(build("pretrain", "data.feature_set=kin"), out=start, resume=False, device="cpu", command="test")
-    config = build("classification", f"start.run={start}", f"data.path={tmp_path / 'qg'}")
-    train(config, out=out, resume=False, device="cpu", command="test")
-    former, ours = (RunDir.open(path).load_checkpoint("best")["stamp"] for path in (start, out))
-    assert ours["normalization"] == former["normalization"]
-    assert ours["classes"] == "gluon,quark"
-    assert evaluate(out, device="cpu")["classes"] == ["gluon", "quark"]

@@ -13,7 +13,7 @@ Dimensions: B jets, N particles, F features, S numbers per jet.
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -98,6 +98,9 @@ class JetDataset:
         InputFileError: The data set is damaged, or lacks the feature set or the split.
     """
 
+    counted = "jets"
+    level: Literal["jet", "event"] = "jet"
+
     def __init__(
         self,
         directory: Path,
@@ -109,6 +112,14 @@ class JetDataset:
     ) -> None:
         directory = Path(directory)
         self.info: DatasetInfo = read_info(directory)
+        if self.info.level != self.level:
+            raise InputFileError(
+                directory,
+                f"holds {self.info.level}s, not {self.level}s",
+                "simulate events with `jet-foundation simulate-events`"
+                if self.level == "event"
+                else "give a data set of `jet-foundation preprocess`",
+            )
         self.feature_set: FeatureSet = feature_set or self.info.feature_set
         if FEATURE_SETS.index(self.feature_set) > FEATURE_SETS.index(self.info.feature_set):
             raise InputFileError(
@@ -232,12 +243,39 @@ def pad_jets(
     )
 
 
-class JetLoader:
+BatchType = TypeVar("BatchType", covariant=True)
+
+
+class Dataset(Protocol[BatchType]):
+    """What a loader needs to know of a data set of jets or events.
+
+    Attributes:
+        info: What the data set says of itself.
+        normalization: Of the features.
+        fingerprint: Identifies the content.
+        num_particles: Particles of each jet or event, (J,) int64.
+        counted: What is counted, `jets` or `events`.
+    """
+
+    info: DatasetInfo
+    normalization: Normalization
+    fingerprint: str
+    num_particles: Array
+    counted: str
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Array) -> BatchType:
+        """Read, normalise and pad the jets or events of the numbers `index`, (B,) int64."""
+        ...
+
+
+class Loader(Generic[BatchType]):
     """Iterates over batches, from the cursor to the end of the epoch.
 
     Args:
-        dataset: The jets.
-        batch_size: Jets per batch of this process.
+        dataset: The jets or events.
+        batch_size: Jets or events per batch of this process.
         seed: Seed of the order.
         shuffle: Random order; without it the jets come as they lie, unsorted, the last batch shorter.
         rank: Number of this process.
@@ -249,7 +287,7 @@ class JetLoader:
 
     def __init__(
         self,
-        dataset: JetDataset,
+        dataset: Dataset[BatchType],
         batch_size: int,
         *,
         seed: int = 0,
@@ -263,8 +301,8 @@ class JetLoader:
         self._order: tuple[int, list[Array]] | None = None
         if shuffle and len(dataset) < batch_size * world_size:
             raise UserError(
-                f"{len(dataset)} jets do not fill a batch of {batch_size} for each of {world_size} processes;"
-                " use more jets or a smaller batch size."
+                f"{len(dataset)} {dataset.counted} do not fill a batch of {batch_size} for each of "
+                f"{world_size} processes; use more {dataset.counted} or a smaller batch size."
             )
 
     def __len__(self) -> int:
@@ -306,7 +344,7 @@ class JetLoader:
             batches += [row[rank :: self.world_size] for row in window for rank in range(self.world_size)]
         return batches
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[BatchType]:
         """Yield the rest of the epoch and move the cursor; the next iteration starts the next epoch."""
         while self.step < len(self):
             index = self.batch_indices(self.epoch, self.step)
@@ -315,7 +353,7 @@ class JetLoader:
                 yield self.dataset.batch(index)
         self.epoch, self.step = self.epoch + 1, 0
 
-    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[BatchType]:
         """Yield the batches of an epoch from one of them on.
 
         Args:
@@ -362,3 +400,6 @@ class JetLoader:
                 )
         self.seed, self.epoch, self.step = state["seed"], state["epoch"], state["step"]
         self._order = None
+
+
+JetLoader = Loader[Batch]

@@ -10,7 +10,7 @@ Dimensions: J jets, K particles of all jets.
 
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,7 @@ class DatasetInfo(StrictModel):
         shards: File names per split.
         mean_num_particles: Of the training split.
         sources: Files that the jets come from.
+        level: `event` where the jets belong to events, whose numbers lie beside the shards.
     """
 
     format: int = Field(default=FORMAT, ge=FORMAT, le=FORMAT)
@@ -55,6 +56,7 @@ class DatasetInfo(StrictModel):
     shards: dict[str, tuple[str, ...]]
     mean_num_particles: float
     sources: tuple[str, ...]
+    level: Literal["jet", "event"] = "jet"
 
 
 def write_info(directory: Path, info: DatasetInfo) -> None:

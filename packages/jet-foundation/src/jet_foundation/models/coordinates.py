@@ -67,6 +67,10 @@ class Coordinates(nn.Module):
         columns = [normalised[..., _PT], normalised[..., _ETA], values[..., _PHI], normalised[..., _ENERGY]]
         return torch.stack(columns, dim=-1)
 
+    def scales(self) -> Tensor:
+        """Factors that normalised ln pT, Δη and ln E, (3,)."""
+        return self.factor[[_PT, _ETA, _ENERGY]]
+
     def log_pt(self, value: Tensor) -> Tensor:
         """Undo the normalisation of ln pT.
 

@@ -1,12 +1,17 @@
-r"""The encoder of the 2026 progress report, as it was: kept so that its numbers can be reproduced.
+r"""The networks of the 2026 progress report, as they were: kept so that its numbers can be reproduced.
 
     (pT, Δη, Δφ, E) → first four of 16 components → EquiLinear → Linear → 8 pre-norm blocks → LayerNorm
                     → Linear → EquiLinear
 
-It works on normalised features, so it is not equivariant; use `LorentzParTEncoder` for physics. Pair features
-are Δη, wrapped Δφ, ΔR and ln(|pTᵢ pTⱼ| + 10⁻⁸) of the normalised features. 1,599,854 parameters.
+The four numbers are normalised: ln(1 + pT), ln(1 + E) and Δη as z-scores of the report's data set, Δφ as it
+is. So nothing is equivariant; use `LorentzParTEncoder` for physics. Pair features are Δη, wrapped Δφ, ΔR and
+ln(|pTᵢ pTⱼ| + 10⁻⁸) of the normalised numbers. Parameters: encoder 1,599,854, classification 135,178, mass
+99,329, masked particles 104,452, CVAE 150,852, super-resolution 116,740; together 2,206,405.
 
-Dimensions: B jets, N particles, C channels, H heads.
+Two defects of the report's program are not reproduced: every hidden particle is predicted by itself here,
+told apart by its rank, and its pairs have no bias.
+
+Dimensions: B jets, N particles, C channels, H heads, Q slots.
 """
 
 from collections.abc import Sequence
@@ -16,12 +21,143 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jet_foundation.models.attention import ParticleAttention
+from jet_foundation.data.normalization import Normalization
+from jet_foundation.models.attention import ParticleAttention, attend
+from jet_foundation.models.coordinates import Coordinates
+from jet_foundation.models.encoder import JetEncoder, rank_encoding
 from jet_foundation.models.equilinear import EquiLinear
+from jet_foundation.models.generators import ParticleCvae
 from jet_foundation.models.packing import Packing
-from jet_foundation.physics.fourvectors import wrap_phi
+from jet_foundation.physics import fourvectors as fv
 
 _TINY = 1e-8
+# Mean and width of ln(1 + pT) and ln(1 + E), GeV, and width of Δη in the report's data set.
+PT_MEAN, PT_STD, ETA_STD, ENERGY_MEAN, ENERGY_STD = 2.119, 1.055, 0.214, 2.411, 1.105
+# Mean and width of the report's jet mass, GeV: energies of the laboratory, directions relative to the jet.
+MASS_MEAN_GEV, MASS_STD_GEV = 593.0, 452.0
+REAL_ABOVE = 0.1  # normalised pT above which a slot counts as a particle
+_LOG_MAX = 9.0  # of ln(1 + pT) and ln(1 + E): keeps an untrained network from overflowing
+
+
+class LegacyCoordinates(Coordinates):
+    """Moves between four-vectors and the report's normalised numbers.
+
+    Args:
+        normalization: Of the features, which the report's networks do not read.
+    """
+
+    def features(self, p4: Tensor, features: Tensor, seen_mask: Tensor) -> Tensor:
+        """Hand the features on; the encoder does not read them.
+
+        Args:
+            p4: Four-vectors (E, px, py, pz), (B, N, 4) GeV.
+            features: Normalised features, (B, N, F).
+            seen_mask: True where a particle is seen, (B, N).
+
+        Returns:
+            The same features, zero where nothing is seen.
+        """
+        return features.masked_fill(~seen_mask[..., None], 0.0)
+
+    def encode(self, p4: Tensor, valid_mask: Tensor, axis_mask: Tensor) -> Tensor:
+        """Turn particles into normalised numbers.
+
+        Args:
+            p4: Four-vectors (E, px, py, pz), (B, N, 4) GeV.
+            valid_mask: True where a particle is real, (B, N).
+            axis_mask: True where a particle counts for the axis, (B, N).
+
+        Returns:
+            Normalised ln(1 + pT), Δη, Δφ in rad, normalised ln(1 + E), (B, N, 4), zero in padded slots.
+        """
+        axis = (p4.double() * axis_mask[..., None]).sum(dim=1, keepdim=True).to(p4.dtype)
+        p4 = torch.where(valid_mask[..., None], p4, p4.new_tensor([1.0, 1.0, 0.0, 0.0]))  # has an azimuth
+        columns = [
+            (fv.pt(p4).log1p() - PT_MEAN) / PT_STD,
+            (fv.eta(p4) - fv.eta(axis)) / ETA_STD,
+            fv.wrap_phi(fv.phi(p4) - fv.phi(axis)),
+            (p4[..., 0].log1p() - ENERGY_MEAN) / ENERGY_STD,
+        ]
+        return torch.stack(columns, dim=-1).masked_fill(~valid_mask[..., None], 0.0)
+
+    def scales(self) -> Tensor:
+        """Factors that normalised ln(1 + pT), Δη and ln(1 + E), (3,)."""
+        return 1 / self.factor.new_tensor([PT_STD, ETA_STD, ENERGY_STD])
+
+    def log_pt(self, value: Tensor) -> Tensor:
+        """Undo the normalisation of ln(1 + pT).
+
+        Args:
+            value: Normalised ln(1 + pT), any shape.
+
+        Returns:
+            ln pT with pT in GeV, same shape.
+        """
+        return _positive(value, PT_MEAN, PT_STD).log()
+
+    def log_energy(self, value: Tensor) -> Tensor:
+        """Undo the normalisation of ln(1 + E).
+
+        Args:
+            value: Normalised ln(1 + E), any shape.
+
+        Returns:
+            ln E with E in GeV, same shape.
+        """
+        return _positive(value, ENERGY_MEAN, ENERGY_STD).log()
+
+    def eta(self, value: Tensor, axis: Tensor) -> Tensor:
+        """Turn the second number into the pseudorapidity.
+
+        Args:
+            value: Normalised Δη, (B, N).
+            axis: Four-vectors of the axes, (B, 4) GeV.
+
+        Returns:
+            η, (B, N).
+        """
+        found: Tensor = fv.eta(axis)[:, None] + ETA_STD * value
+        return found
+
+    def decode(self, coordinates: Tensor, axis: Tensor) -> Tensor:
+        """Turn normalised numbers into particles, with their own energy: nothing ties it to the momentum.
+
+        Args:
+            coordinates: Normalised ln(1 + pT), Δη, Δφ, normalised ln(1 + E), (B, N, 4).
+            axis: Four-vectors of the axes, (B, 4) GeV.
+
+        Returns:
+            Four-vectors (E, px, py, pz), (B, N, 4) GeV.
+        """
+        pt = _positive(coordinates[..., 0], PT_MEAN, PT_STD)
+        energy = _positive(coordinates[..., 3], ENERGY_MEAN, ENERGY_STD)
+        eta = self.eta(coordinates[..., 1], axis).clamp(-6.0, 6.0)
+        phi = coordinates[..., 2] + fv.phi(axis)[:, None]
+        return torch.stack([energy, pt * phi.cos(), pt * phi.sin(), pt * eta.sinh()], dim=-1)
+
+
+def _positive(value: Tensor, mean: float, std: float) -> Tensor:
+    """GeV from a z-score of ln(1 + GeV)."""
+    return (value * std + mean).clamp(max=_LOG_MAX).expm1().clamp_min(_TINY)
+
+
+def legacy_mass(p4: Tensor, valid_mask: Tensor) -> Tensor:
+    """The report's jet mass: energies of the laboratory with directions relative to the jet.
+
+    Args:
+        p4: Four-vectors (E, px, py, pz), (B, N, 4) GeV.
+        valid_mask: True where a particle is real, (B, N).
+
+    Returns:
+        "Mass", (B,) GeV; mostly the energy of the jet.
+    """
+    p4 = (p4 * valid_mask[..., None]).double()
+    axis = p4.sum(dim=1, keepdim=True)
+    pt, dphi = fv.pt(p4), fv.phi(p4) - fv.phi(axis)
+    deta = (fv.eta(p4) - fv.eta(axis)) * valid_mask
+    moved = torch.stack([p4[..., 0], pt * dphi.cos(), pt * dphi.sin(), pt * deta.sinh()], dim=-1).sum(dim=1)
+    found: Tensor = fv.mass(moved).float()
+    return found
 
 
 class LegacyBlock(nn.Module):
@@ -62,7 +198,7 @@ class LegacyBlock(nn.Module):
         return output
 
 
-class LegacyEncoder(nn.Module):
+class LegacyEncoder(JetEncoder):
     """Encoder on normalised (pT, Δη, Δφ, E).
 
     Args:
@@ -72,6 +208,7 @@ class LegacyEncoder(nn.Module):
         pair_dims: Hidden widths of the pair network.
         ffn_ratio: Expansion.
         dropout: Dropout.
+        hidden_tokens: Whether particles can be hidden; the token stands in the place of the multivector.
     """
 
     def __init__(
@@ -83,9 +220,11 @@ class LegacyEncoder(nn.Module):
         pair_dims: Sequence[int] = (64, 64, 64),
         ffn_ratio: int = 4,
         dropout: float = 0.1,
+        hidden_tokens: bool = False,
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # of `JetEncoder` only what it does, none of its parts
         self.dim = dim
+        self.coordinates = LegacyCoordinates(Normalization.part("kin"))
         self.in_linear, self.out_linear = EquiLinear(1, 1), EquiLinear(1, 1)
         self.project_in, self.project_out = nn.Linear(16, dim), nn.Linear(dim, 16)
         layers: list[nn.Module] = []
@@ -96,21 +235,57 @@ class LegacyEncoder(nn.Module):
             LegacyBlock(dim, num_heads, ffn_ratio=ffn_ratio, dropout=dropout) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(dim)
+        self.hidden_token = nn.Parameter(0.02 * torch.randn(16)) if hidden_tokens else None
+        self._trained_parts: list[nn.Module] | None = None
 
-    def forward(self, features: Tensor, valid_mask: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def is_equivariant(self) -> bool:
+        """Whether there are 16 further numbers of each particle; they are not equivariant."""
+        return True
+
+    def freeze(self, num_layers: int) -> None:
+        """Stop training all but the last layers and what follows them.
+
+        Args:
+            num_layers: Layers that are still trained; 0 freezes everything.
+        """
+        super().freeze(num_layers)
+        if self._trained_parts:
+            further = [self.project_out, self.out_linear]
+            self._trained_parts += further
+            for part in further:
+                part.requires_grad_(True)
+
+    def forward(
+        self, p4: Tensor, features: Tensor | None, valid_mask: Tensor, hidden_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode jets.
 
         Args:
-            features: Normalised (pT, Δη, Δφ, E), (B, N, 4).
+            p4: Four-vectors (E, px, py, pz), (B, N, 4) GeV.
+            features: Not used.
             valid_mask: True where a particle is real, (B, N).
+            hidden_mask: True where a real particle is hidden from the network, (B, N).
 
         Returns:
             Particles, (B, N, C), and 16 numbers for each, (B, N, 16), both zero in padded slots.
         """
+        visible = valid_mask if hidden_mask is None else valid_mask & ~hidden_mask
+        numbers = self.coordinates.encode(p4, visible, visible)
         packing = Packing(valid_mask)
-        mv = self.in_linear(F.pad(features, (0, 12))[..., None, :])[..., 0, :]
-        x = packing.pack(self.project_in(mv))
-        bias = self.pair_network(legacy_pair_features(features)).permute(0, 3, 1, 2)
+        mv = F.pad(numbers, (0, 12))
+        marks = None
+        if hidden_mask is not None:
+            if self.hidden_token is None:
+                raise ValueError("this encoder was built without hidden_tokens and cannot hide particles")
+            mv = torch.where(visible[..., None], mv, self.hidden_token)
+            marks = rank_encoding(mv.shape[1], self.dim, mv) * hidden_mask[..., None]
+        x = self.project_in(self.in_linear(mv[..., None, :])[..., 0, :])
+        x = packing.pack(x if marks is None else x + marks)
+        both = (visible[:, :, None] & visible[:, None, :])[..., None]
+        # Some runtimes drop the 10⁻⁸, and the logarithm of padding would be infinite.
+        bias = self.pair_network(legacy_pair_features(numbers).masked_fill(~both, 0.0))
+        bias = (bias * both).permute(0, 3, 1, 2)
         lowest = torch.finfo(bias.dtype).min / 2
         bias = bias.masked_fill(~valid_mask[:, None, None, :], lowest)
         for block in self.blocks:
@@ -131,6 +306,201 @@ def legacy_pair_features(features: Tensor) -> Tensor:
     """
     pt, eta, phi, _ = features.unbind(-1)
     deta = eta[:, :, None] - eta[:, None, :]
-    dphi = wrap_phi(phi[:, :, None] - phi[:, None, :])
+    dphi = fv.wrap_phi(phi[:, :, None] - phi[:, None, :])
     log = (pt[:, :, None] * pt[:, None, :]).abs().add(_TINY).log()
     return torch.stack([deta, dphi, torch.sqrt(deta**2 + dphi**2 + _TINY**2), log], dim=-1)
+
+
+def mean_token(tokens: Tensor, valid_mask: Tensor) -> Tensor:
+    """Mean over the real particles of a jet.
+
+    Args:
+        tokens: (B, N, C), zero in padded slots.
+        valid_mask: True where a particle is real, (B, N).
+
+    Returns:
+        (B, C).
+    """
+    return tokens.sum(dim=1) / valid_mask.sum(dim=1, keepdim=True)
+
+
+class Reading(ParticleAttention):
+    """Multi-head attention of queries to the particles of a jet."""
+
+    def read(self, queries: Tensor, x: Tensor, valid_mask: Tensor) -> Tensor:
+        """Read particles.
+
+        Args:
+            queries: (B, Q, C).
+            x: Particles, (B, N, C).
+            valid_mask: True where a particle is real, (B, N).
+
+        Returns:
+            What each query read, (B, Q, C).
+        """
+        dim = x.shape[-1]
+        weight, bias = self.in_proj.weight, self.in_proj.bias
+        parts = (
+            F.linear(queries, weight[:dim], bias[:dim]),
+            *F.linear(x, weight[dim:], bias[dim:]).chunk(2, -1),
+        )
+        q, k, v = (torch.unflatten(part, -1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
+        lowest = torch.finfo(x.dtype).min / 2
+        key_bias = x.new_zeros(valid_mask.shape).masked_fill(~valid_mask, lowest)[:, None, None, :]
+        output: Tensor = self.out_proj(attend(q, k, v, key_bias).transpose(1, 2).flatten(2))
+        return output
+
+
+class LegacyClassifier(nn.Module):
+    """Class token that attends to the particles, beside their mean.
+
+    Args:
+        encoder: The encoder.
+        num_classes: Number of classes.
+        num_heads: Heads of the attention.
+    """
+
+    def __init__(self, encoder: LegacyEncoder, num_classes: int, *, num_heads: int = 8) -> None:
+        super().__init__()
+        dim = encoder.dim
+        self.encoder = encoder
+        self.token = nn.Parameter(0.02 * torch.randn(1, 1, dim))
+        self.attention = Reading(dim, num_heads)
+        self.head = nn.Sequential(
+            nn.LayerNorm(2 * dim), nn.Linear(2 * dim, dim), nn.GELU(),
+            nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, num_classes),
+        )  # fmt: skip
+
+    def forward(self, p4: Tensor, features: Tensor, valid_mask: Tensor) -> Tensor:
+        """Classify jets.
+
+        Args:
+            p4: Four-vectors (E, px, py, pz), (B, N, 4) GeV.
+            features: Not used.
+            valid_mask: True where a particle is real, (B, N).
+
+        Returns:
+            Logits, (B, num_classes).
+        """
+        tokens = self.encoder.tokens(p4, features, valid_mask)
+        query = self.token.expand(tokens.shape[0], -1, -1)
+        read = self.attention.read(query, tokens, valid_mask)[:, 0]
+        logits: Tensor = self.head(torch.cat([read, mean_token(tokens, valid_mask)], dim=-1))
+        return logits
+
+
+class LegacyRegressor(nn.Module):
+    """Mass of a jet from the mean of its particles.
+
+    Args:
+        encoder: The encoder.
+    """
+
+    def __init__(self, encoder: LegacyEncoder) -> None:
+        super().__init__()
+        dim = encoder.dim
+        self.encoder = encoder
+        self.head = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(),
+            nn.Linear(2 * dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, 1),
+        )  # fmt: skip
+
+    def forward(self, p4: Tensor, features: Tensor, valid_mask: Tensor) -> Tensor:
+        """Predict the mass.
+
+        Args:
+            p4: Four-vectors (E, px, py, pz), (B, N, 4) GeV.
+            features: Not used.
+            valid_mask: True where a particle is real, (B, N).
+
+        Returns:
+            The task's number for the mass, (B,).
+        """
+        found: Tensor = self.head(mean_token(self.encoder.tokens(p4, features, valid_mask), valid_mask))[:, 0]
+        return found
+
+
+class LegacyMaskedModel(nn.Module):
+    """Predicts the four normalised numbers of hidden particles.
+
+    Args:
+        encoder: Encoder with `hidden_tokens`.
+    """
+
+    def __init__(self, encoder: LegacyEncoder) -> None:
+        super().__init__()
+        wide = 2 * encoder.dim
+        self.encoder, self.coordinates = encoder, encoder.coordinates
+        self.head = nn.Sequential(
+            nn.Linear(encoder.dim + 16, wide), nn.LayerNorm(wide), nn.GELU(),
+            nn.Linear(wide, wide), nn.GELU(), nn.Linear(wide, 4),
+        )  # fmt: skip
+
+    def forward(self, p4: Tensor, features: Tensor, valid_mask: Tensor, hidden_mask: Tensor) -> Tensor:
+        """Predict particles.
+
+        Args:
+            p4: Four-vectors (E, px, py, pz), (B, N, 4) GeV; those of hidden particles are not used.
+            features: Not used.
+            valid_mask: True where a particle is real, (B, N).
+            hidden_mask: True where it is hidden, (B, N).
+
+        Returns:
+            Normalised pT, Δη, Δφ, E about the axis of the seen particles, (B, N, 4).
+        """
+        seen = valid_mask & ~hidden_mask
+        encoded = self.encoder(p4.masked_fill(~seen[..., None], 0.0), features, valid_mask, hidden_mask)
+        predicted: Tensor = self.head(torch.cat(encoded, dim=-1))
+        return predicted
+
+
+class LegacyCvae(ParticleCvae):
+    """The report's CVAE of single particles: four numbers, 32 latent ones, layer norms.
+
+    Args:
+        dim: Channels C of the condition.
+        latent_dim: Latent numbers.
+        beta: Weight of the Kullback-Leibler term.
+    """
+
+    def __init__(self, dim: int, *, latent_dim: int = 32, beta: float = 1.0) -> None:
+        super().__init__(dim, 4, latent_dim=latent_dim, beta=beta)
+        for network in (self.posterior, self.decoder):
+            network.insert(1, nn.LayerNorm(2 * dim))
+
+
+class LegacySuperResolution(nn.Module):
+    """Learned queries that read the given particles; each slot is one particle of the whole jet.
+
+    Args:
+        encoder: The encoder.
+        num_queries: Slots Q.
+        num_heads: Heads of the attention.
+    """
+
+    def __init__(self, encoder: LegacyEncoder, num_queries: int, *, num_heads: int = 8) -> None:
+        super().__init__()
+        dim = encoder.dim
+        self.encoder, self.coordinates = encoder, encoder.coordinates
+        self.queries = nn.Parameter(0.02 * torch.randn(num_queries, dim))
+        self.attention = Reading(dim, num_heads)
+        self.head = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, 4)
+        )
+
+    def forward(self, p4: Tensor, features: Tensor, given_mask: Tensor) -> Tensor:
+        """Propose all particles of jets.
+
+        Args:
+            p4: Four-vectors (E, px, py, pz), (B, N, 4) GeV; only the given ones are used.
+            features: Not used.
+            given_mask: True where a particle is given, (B, N).
+
+        Returns:
+            Normalised pT, Δη, Δφ, E of every slot about the axis of the given particles, (B, Q, 4).
+        """
+        tokens = self.encoder.tokens(p4.masked_fill(~given_mask[..., None], 0.0), features, given_mask)
+        queries = self.queries.expand(tokens.shape[0], -1, -1)
+        read = self.attention.read(queries, tokens, given_mask)
+        found: Tensor = self.head(read)
+        return found

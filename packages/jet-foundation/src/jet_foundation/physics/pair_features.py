@@ -114,7 +114,11 @@ def literal_pair_features(p4_a: Tensor, p4_b: Tensor) -> Tensor:
     dphi = fv.wrap_phi(fv.phi(p4_a) - fv.phi(p4_b))
     delta = torch.sqrt((y_a - y_b) ** 2 + dphi**2)
     pt_min = torch.minimum(pt_a, pt_b)
-    values = (pt_min * delta, pt_min / (pt_a + pt_b).clamp(min=FLOOR), delta, fv.mass_squared(p4_a + p4_b))
+    both = p4_a + p4_b
+    mass2 = both[..., 0] ** 2 - (both[..., 1:] ** 2).sum(
+        dim=-1
+    )  # the rounding depends on the order of the sum
+    values = (pt_min * delta, pt_min / (pt_a + pt_b).clamp(min=FLOOR), delta, mass2)
     return torch.stack(values, dim=-1).clamp(min=FLOOR).log()
 
 

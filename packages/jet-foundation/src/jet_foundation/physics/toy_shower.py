@@ -66,8 +66,18 @@ class Partons(NamedTuple):
     angle_max: Array
 
 
-def _two_body(rng: np.random.Generator, mother: Array, mass_a: Array, mass_b: Array) -> tuple[Array, Array]:
-    """Isotropic decay of moving particles, (J, 4) each."""
+def two_body(rng: np.random.Generator, mother: Array, mass_a: Array, mass_b: Array) -> tuple[Array, Array]:
+    """Let moving particles decay isotropically in their rest frames.
+
+    Args:
+        rng: Random generator.
+        mother: Four-vectors of the decaying particles, (J, 4) GeV.
+        mass_a: Masses of the first products, (J,) GeV.
+        mass_b: Masses of the second products, (J,) GeV.
+
+    Returns:
+        Four-vectors of both products, (J, 4) GeV each.
+    """
     mass = fv.mass(mother)
     energy = (mass**2 + mass_a**2 - mass_b**2) / (2 * mass)
     momentum = np.sqrt(np.maximum(energy**2 - mass_a**2, 0.0))
@@ -106,16 +116,16 @@ def draw_partons(name: str, num_jets: int, rng: np.random.Generator) -> tuple[Pa
     elif name in ("Hbb", "Hcc", "Hgg", "Zqq", "Wqq"):
         flavour = {"Hbb": "b", "Hcc": "c", "Hgg": "g"}.get(name, "q")
         quark = zero + MASS_GEV.get(flavour, 0.0)
-        lists = [(p4, flavour) for p4 in _two_body(rng, mother, quark, quark)]
+        lists = [(p4, flavour) for p4 in two_body(rng, mother, quark, quark)]
     elif name in ("H4q", "Hqql"):
-        real, virtual = _two_body(rng, mother, zero + MASS_GEV["W"], rng.uniform(*_W_STAR_GEV, num_jets))
-        lists = [(p4, "q") for p4 in _two_body(rng, real, zero, zero)]
+        real, virtual = two_body(rng, mother, zero + MASS_GEV["W"], rng.uniform(*_W_STAR_GEV, num_jets))
+        lists = [(p4, "q") for p4 in two_body(rng, real, zero, zero)]
         last = "q" if name == "H4q" else "l"
-        products = _two_body(rng, virtual, zero, zero)
+        products = two_body(rng, virtual, zero, zero)
         lists += [(products[0], last)] + ([(products[1], "q")] if last == "q" else [])
     else:
-        boson, bottom = _two_body(rng, mother, zero + MASS_GEV["W"], zero + MASS_GEV["b"])
-        products = _two_body(rng, boson, zero, zero)
+        boson, bottom = two_body(rng, mother, zero + MASS_GEV["W"], zero + MASS_GEV["b"])
+        products = two_body(rng, boson, zero, zero)
         lists = [(bottom, "b"), (products[0], "q" if name == "Tbqq" else "l")]
         lists += [(products[1], "q")] if name == "Tbqq" else []
     opening = np.minimum(_OPENING * mass / mother[:, 0], _ANGLE_MAX)

@@ -6,10 +6,11 @@ encoders are common to all. A verb picks the module by `config.task.kind` and ne
 
 from types import ModuleType
 
-from jet_foundation.tasks import classification, generation, pretrain, regression, super_resolution
+from jet_foundation.tasks import classification, event, generation, pretrain, regression, super_resolution
 
 TASKS: dict[str, ModuleType] = {
     "classification": classification,
+    "event": event,
     "generation": generation,
     "pretrain": pretrain,
     "regression": regression,

@@ -27,7 +27,15 @@ from jet_foundation.losses import classification_loss
 from jet_foundation.metrics import classification as metrics
 from jet_foundation.models.classifier import JetClassifier
 from jet_foundation.models.deploy import JetClassification
-from jet_foundation.tasks.common import build_encoder, load_averaged, num_features, read_stamp, stamp
+from jet_foundation.models.legacy import LegacyClassifier, LegacyEncoder
+from jet_foundation.tasks.common import (
+    attention_of,
+    build_encoder,
+    load_averaged,
+    num_features,
+    read_stamp,
+    stamp,
+)
 
 HEADLINE = ("accuracy", "top3_accuracy", "macro_f1", "auc_ovr", "auc_ovo")
 FINISH = ("evaluate", "export")
@@ -43,7 +51,7 @@ class ClassificationModule(nn.Module):
         label_smoothing: See `classification_loss`.
     """
 
-    def __init__(self, network: JetClassifier, label_smoothing: float) -> None:
+    def __init__(self, network: JetClassifier | LegacyClassifier, label_smoothing: float) -> None:
         super().__init__()
         self.network = network
         self.label_smoothing = label_smoothing
@@ -80,12 +88,14 @@ def build_model(config: Config, conventions: Mapping[str, str] | None = None) ->
     assert isinstance(config.task, ClassificationConfig)
     conventions = conventions or stamp(config)
     classes, _ = read_stamp(conventions)
-    network = JetClassifier(
-        build_encoder(config, num_features(conventions)),
-        len(classes),
-        num_heads=config.model.num_heads,
-        num_layers=config.model.num_class_layers,
-    )
+    encoder, num_heads = build_encoder(config, num_features(conventions)), config.model.num_heads
+    network: JetClassifier | LegacyClassifier
+    if isinstance(encoder, LegacyEncoder):
+        network = LegacyClassifier(encoder, len(classes), num_heads=num_heads)
+    else:
+        network = JetClassifier(
+            encoder, len(classes), num_heads=num_heads, num_layers=config.model.num_class_layers
+        )
     return ClassificationModule(network, config.task.label_smoothing)
 
 
@@ -168,16 +178,21 @@ def evaluate(
     Returns:
         Metrics under `metrics`, counts with true classes as rows under `confusion`, and pictures by name.
     """
+    classes = stream.dataset.info.classes
     probabilities, labels = [], []
+    figures: dict[str, Figure] = {}
     for batch in stream.batches():
         moved = batch.to(device)
+        if not figures:
+            jet = int(batch.labels.argmax())  # a jet of the last class: one with structure
+            weights = attention_of(module.network.encoder, moved, jet)
+            figures["attention"] = plots.attention_map(weights, classes[int(batch.labels[jet])])
         found = module(moved.p4, moved.features, moved.valid_mask, moved.labels)[1]
         probabilities.append(found.cpu().numpy().astype(np.float64))
         labels.append(batch.labels.numpy())
     scores, truth = np.concatenate(probabilities), np.concatenate(labels)
-    classes = stream.dataset.info.classes
     confusion = metrics.confusion_matrix(scores.argmax(axis=1), truth, len(classes))
-    figures = {
+    figures |= {
         "confusion": plots.confusion_matrix(confusion, classes),
         "roc": plots.roc_curves(roc_curves(scores, truth, classes), classes[0]),
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -16,13 +17,17 @@ from hep_shared.distributed import World
 from hep_shared.errors import CheckpointError, ConfigError
 from hep_shared.run import RunDir
 from jet_foundation.config import Config, ModelConfig
+from jet_foundation.data.events import EventDataset
 from jet_foundation.data.features import FEATURE_NAMES
-from jet_foundation.data.loader import JetDataset, JetLoader, narrowed
+from jet_foundation.data.loader import Batch, Dataset, JetDataset, Loader, narrowed
 from jet_foundation.data.normalization import Normalization
 from jet_foundation.data.shards import read_info
+from jet_foundation.models.attention import ParticleAttention
 from jet_foundation.models.encoder import JetEncoder, LorentzParTEncoder, ParTEncoder
+from jet_foundation.models.legacy import LegacyEncoder
 
 LORENTZ_ONLY = {"mv_channels", "spurions"}
+NOT_LEGACY = LORENTZ_ONLY | {"embed_dims", "pair_norm", "pair_kind"}
 ENCODER = "network.encoder."  # where every task keeps its encoder
 
 
@@ -46,7 +51,7 @@ def data_path(config: Config) -> Path:
     return config.data.path
 
 
-def build_streams(config: Config, world: World) -> tuple[JetLoader, JetLoader]:
+def build_streams(config: Config, world: World) -> tuple[Loader[Any], Loader[Any]]:
     """Open the training and the validation jets.
 
     Args:
@@ -69,8 +74,8 @@ def build_streams(config: Config, world: World) -> tuple[JetLoader, JetLoader]:
     return build_stream(config, "train", world, shuffle=True), build_stream(config, "validation", world)
 
 
-def build_dataset(config: Config, split: str, normalization: Normalization | None = None) -> JetDataset:
-    """Open the jets of one split.
+def build_dataset(config: Config, split: str, normalization: Normalization | None = None) -> Dataset[Any]:
+    """Open the jets of one split, or the events where the task is about events.
 
     Args:
         config: The whole configuration.
@@ -78,7 +83,7 @@ def build_dataset(config: Config, split: str, normalization: Normalization | Non
         normalization: Of the features; None takes that of the data set or of the run started from.
 
     Returns:
-        The jets.
+        The jets or events.
 
     Raises:
         UserError: The data set cannot be used.
@@ -87,7 +92,8 @@ def build_dataset(config: Config, split: str, normalization: Normalization | Non
     if split not in names:
         raise ConfigError(f"--split is '{split}'; choose one of {', '.join(names)}.")
     normalization = normalization or read_stamp(stamp(config))[1]
-    dataset = JetDataset(
+    kind: type[JetDataset | EventDataset] = EventDataset if config.task.kind == "event" else JetDataset
+    dataset = kind(
         data_path(config),
         names[split],
         feature_set=normalization.feature_set,
@@ -104,7 +110,7 @@ def build_stream(
     *,
     shuffle: bool = False,
     normalization: Normalization | None = None,
-) -> JetLoader:
+) -> Loader[Any]:
     """Open the batches of one split.
 
     Args:
@@ -121,7 +127,7 @@ def build_stream(
         UserError: The data set cannot be used, or has too few jets.
     """
     size = world.size if world else 1
-    return JetLoader(
+    return Loader(
         build_dataset(config, split, normalization),
         config.data.batch_size // size,
         seed=config.train.seed,
@@ -203,7 +209,7 @@ def continued(config: Config) -> Config:
             "further; leave it out."
         )
     data = config.data
-    if data.path is None:
+    if data.path is None and config.task.kind != "event":
         data = data.model_copy(update={"path": former.data.path})
     return config.model_copy(update={"model": former.model, "data": data})
 
@@ -260,6 +266,8 @@ def build_encoder(config: Config, num_features: int, *, hidden_tokens: bool = Fa
             # Only pre-training reads the equivariant output; torchrun must not wait for its gradients.
             encoder.gate.requires_grad_(False)
             encoder.out_linear.requires_grad_(False)
+    elif model.kind == "legacy":
+        encoder = LegacyEncoder(**{name: value for name, value in options.items() if name not in NOT_LEGACY})
     else:
         common = {name: value for name, value in options.items() if name not in LORENTZ_ONLY}
         encoder = ParTEncoder(num_features, **common)
@@ -268,6 +276,9 @@ def build_encoder(config: Config, num_features: int, *, hidden_tokens: bool = Fa
         load_encoder(encoder, start_checkpoint(start.run), start.run)
         if start.mode != "full":
             encoder.freeze(start.last_k if start.mode == "partial" else 0)
+    if isinstance(encoder, LegacyEncoder) and not hidden_tokens:
+        encoder.project_out.requires_grad_(False)  # as above
+        encoder.out_linear.requires_grad_(False)
     return encoder
 
 
@@ -337,3 +348,31 @@ def padded_rows(parts: Sequence[NDArray[Any]], num_slots: int | None = None) -> 
     return np.concatenate(
         [np.pad(part, [(0, 0), (0, num - part.shape[1])] + [(0, 0)] * (part.ndim - 2)) for part in parts]
     )
+
+
+@torch.no_grad()
+def attention_of(encoder: JetEncoder, batch: Batch, jet: int) -> NDArray[Any]:
+    """What the particles of one jet attend to in the last layer.
+
+    Args:
+        encoder: The encoder in evaluation mode.
+        batch: Jets on its device.
+        jet: Place of the jet in the batch.
+
+    Returns:
+        Weights of query and key, (H, N, N), without padding.
+    """
+    attention = encoder.blocks[-1].get_submodule("attention")
+    assert isinstance(attention, ParticleAttention)
+    maps: list[Tensor] = []
+    hook = attention.register_forward_pre_hook(
+        lambda _, arguments: maps.append(attention.attention_map(*arguments))
+    )
+    num = int(batch.valid_mask[jet].sum())
+    try:
+        one = [tensor[jet : jet + 1, :num] for tensor in (batch.p4, batch.features, batch.valid_mask)]
+        encoder.tokens(*one)
+    finally:
+        hook.remove()
+    found: NDArray[Any] = maps[0][0].float().cpu().numpy()
+    return found

@@ -24,6 +24,7 @@ from jet_foundation.metrics.legacy import legacy_generation_metrics
 from jet_foundation.models.coordinates import Coordinates, axis_of
 from jet_foundation.models.encoder import JetEncoder
 from jet_foundation.models.generators import CloudFlow, ParticleCvae
+from jet_foundation.models.legacy import LegacyCvae, LegacyEncoder
 from jet_foundation.tasks.common import build_encoder, num_features, padded_rows, read_stamp, stamp
 
 HEADLINE = ("w1_mass_gev", "w1_pt_share", "fpd", "coverage")
@@ -41,6 +42,7 @@ class JetGenerator(nn.Module):
         coordinates: Of the particles.
         generator: `CloudFlow` or `ParticleCvae`.
         num_classes: Number of classes for the condition `class`; None conditions on the jet.
+        phi_scale: Factor of Δφ in what the generator sees.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class JetGenerator(nn.Module):
         coordinates: Coordinates,
         generator: CloudFlow | ParticleCvae,
         num_classes: int | None,
+        phi_scale: float = PHI_SCALE,
     ) -> None:
         super().__init__()
+        self.phi_scale = phi_scale
         self.encoder, self.coordinates, self.generator = encoder, coordinates, generator
         self.classes = None if num_classes is None else nn.Embedding(num_classes, encoder.dim)
         if self.classes is not None:
@@ -96,8 +100,27 @@ class JetGenerator(nn.Module):
         """
         condition = self.condition(p4, features, valid_mask, labels).float()
         drawn = self.generator.sample(valid_mask, condition, generator)
-        scaled = torch.cat([drawn[..., :2], drawn[..., 2:] / PHI_SCALE], dim=-1)
+        scaled = self._scaled(drawn, 1 / self.phi_scale)
         return self.coordinates.decode(scaled, axis_of(p4, valid_mask)) * valid_mask[..., None]
+
+    def encode(self, p4: Tensor, valid_mask: Tensor) -> Tensor:
+        """What the generator shall produce.
+
+        Args:
+            p4: Four-vectors (E, px, py, pz), (B, N, 4) GeV.
+            valid_mask: True where a particle is real, (B, N).
+
+        Returns:
+            Coordinates of order one, (B, N, D), zero in padded slots.
+        """
+        true = self.coordinates.encode(p4, valid_mask, valid_mask)[..., : self.generator.num_coordinates]
+        return self._scaled(true, self.phi_scale).masked_fill(~valid_mask[..., None], 0.0)
+
+    @staticmethod
+    def _scaled(coordinates: Tensor, factor: float) -> Tensor:
+        """Multiply the column of Δφ."""
+        before, dphi, after = coordinates.tensor_split((2, 3), dim=-1)
+        return torch.cat([before, factor * dphi, after], dim=-1)
 
 
 class GenerationModule(nn.Module):
@@ -132,10 +155,7 @@ class GenerationModule(nn.Module):
             Scalar loss.
         """
         network = self.network
-        true = network.coordinates.encode(p4, valid_mask, valid_mask)[..., :NUM_COORDINATES]
-        true = torch.cat([true[..., :2], PHI_SCALE * true[..., 2:]], dim=-1).masked_fill(
-            ~valid_mask[..., None], 0.0
-        )
+        true = network.encode(p4, valid_mask)
         condition = network.condition(p4, features, valid_mask, labels)
         return network.generator.loss(true, valid_mask, condition, generator).float()
 
@@ -155,7 +175,13 @@ def build_model(config: Config, conventions: Mapping[str, str] | None = None) ->
     conventions = conventions or stamp(config)
     classes, normalization = read_stamp(conventions)
     encoder = build_encoder(config, num_features(conventions))
+    num_classes = len(classes) if settings.condition == "class" else None
     generator: CloudFlow | ParticleCvae
+    if isinstance(encoder, LegacyEncoder) and settings.generator == "cvae":
+        generator = LegacyCvae(model.dim, latent_dim=settings.latent_dim, beta=settings.beta)
+        return GenerationModule(
+            JetGenerator(encoder, encoder.coordinates, generator, num_classes, phi_scale=1.0)
+        )
     if settings.generator == "flow":
         generator = CloudFlow(
             model.dim,
@@ -168,7 +194,6 @@ def build_model(config: Config, conventions: Mapping[str, str] | None = None) ->
         generator = ParticleCvae(
             model.dim, NUM_COORDINATES, latent_dim=settings.latent_dim, beta=settings.beta
         )
-    num_classes = len(classes) if settings.condition == "class" else None
     return GenerationModule(JetGenerator(encoder, Coordinates(normalization), generator, num_classes))
 
 

@@ -24,6 +24,7 @@ from jet_foundation.losses import ConservationWeights, conservation_loss
 from jet_foundation.metrics.masked import masked_particle_metrics
 from jet_foundation.models.coordinates import Coordinates, axis_of
 from jet_foundation.models.heads import MaskedParticleModel
+from jet_foundation.models.legacy import LegacyEncoder, LegacyMaskedModel
 from jet_foundation.models.masking import choose_hidden
 from jet_foundation.physics import fourvectors as fv
 from jet_foundation.tasks.common import build_encoder, num_features, read_stamp, stamp
@@ -41,7 +42,7 @@ class PretrainModule(nn.Module):
         settings: Section `task` of the configuration.
     """
 
-    def __init__(self, network: MaskedParticleModel, settings: PretrainConfig) -> None:
+    def __init__(self, network: MaskedParticleModel | LegacyMaskedModel, settings: PretrainConfig) -> None:
         super().__init__()
         self.network = network
         self.settings = settings
@@ -104,6 +105,8 @@ def build_model(config: Config, conventions: Mapping[str, str] | None = None) ->
     assert isinstance(config.task, PretrainConfig)
     conventions = conventions or stamp(config)
     encoder = build_encoder(config, num_features(conventions), hidden_tokens=True)
+    if isinstance(encoder, LegacyEncoder):
+        return PretrainModule(LegacyMaskedModel(encoder), config.task)
     network = MaskedParticleModel(encoder, Coordinates(read_stamp(conventions)[1]))
     return PretrainModule(network, config.task)
 
@@ -173,7 +176,7 @@ def evaluate(
     """
     _, _, predicted, true = _run(module, stream, device)
     coordinates = module.network.coordinates
-    scales = (coordinates.factor[[0, 5, 1]].cpu().numpy()).astype(np.float64)  # of ln pT, Δη, ln E
+    scales = coordinates.scales().cpu().numpy().astype(np.float64)
     found = masked_particle_metrics(predicted, true, scales)
     labels = ("normalised ln pT", "normalised Δη", "Δφ [rad]", "normalised ln E")
     return {"metrics": found}, {"masked_particles": plots.predicted_against_true(predicted, true, labels)}

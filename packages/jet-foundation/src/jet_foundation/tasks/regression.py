@@ -1,6 +1,7 @@
 """Predict the mass of jets.
 
     y = ln(m / 100 GeV),  m of the summed particles or after soft drop, at least 1 GeV
+    y = (m′ − 593 GeV) / 452 GeV,  m′ the mass of the 2026 report, see `models/legacy.py`
 
 Dimensions: B jets, J jets of a split.
 """
@@ -24,6 +25,13 @@ from jet_foundation.losses import mass_loss
 from jet_foundation.metrics.legacy import legacy_mass_metrics
 from jet_foundation.metrics.regression import regression_metrics
 from jet_foundation.models.heads import MassRegressor
+from jet_foundation.models.legacy import (
+    MASS_MEAN_GEV,
+    MASS_STD_GEV,
+    LegacyEncoder,
+    LegacyRegressor,
+    legacy_mass,
+)
 from jet_foundation.tasks.common import build_encoder, num_features, stamp
 
 HEADLINE = ("r2", "response_median", "response_iqr", "mae_gev")
@@ -39,15 +47,14 @@ class RegressionModule(nn.Module):
         settings: Section `task` of the configuration.
     """
 
-    def __init__(self, network: MassRegressor, settings: RegressionConfig) -> None:
+    def __init__(self, network: MassRegressor | LegacyRegressor, settings: RegressionConfig) -> None:
         super().__init__()
         self.network = network
-        self.column = SCALARS.index(settings.target)
         self.target, self.delta = settings.target, settings.huber_delta
 
     def forward(
         self, p4: Tensor, features: Tensor, valid_mask: Tensor, scalars: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate network and loss.
 
         Args:
@@ -57,11 +64,16 @@ class RegressionModule(nn.Module):
             scalars: Numbers of the jets, (B, S), in the order of `SCALARS`.
 
         Returns:
-            Loss, and masses, (B,) GeV.
+            Loss, and predicted and true masses, (B,) GeV each.
         """
-        true = (scalars[:, self.column].clamp_min(LOWEST_GEV) / SCALE_GEV).log()
         predicted = self.network(p4, features, valid_mask).float()
-        return mass_loss(predicted, true, delta=self.delta), SCALE_GEV * predicted.exp()
+        if self.target == "report":
+            mass = legacy_mass(p4, valid_mask)
+            loss = mass_loss(predicted, (mass - MASS_MEAN_GEV) / MASS_STD_GEV, delta=self.delta)
+            return loss, MASS_MEAN_GEV + MASS_STD_GEV * predicted, mass
+        mass = scalars[:, SCALARS.index(self.target)].clamp_min(LOWEST_GEV)
+        loss = mass_loss(predicted, (mass / SCALE_GEV).log(), delta=self.delta)
+        return loss, SCALE_GEV * predicted.exp(), mass
 
 
 def build_model(config: Config, conventions: Mapping[str, str] | None = None) -> RegressionModule:
@@ -76,6 +88,8 @@ def build_model(config: Config, conventions: Mapping[str, str] | None = None) ->
     """
     assert isinstance(config.task, RegressionConfig)
     encoder = build_encoder(config, num_features(conventions or stamp(config)))
+    if isinstance(encoder, LegacyEncoder):
+        return RegressionModule(LegacyRegressor(encoder), config.task)
     network = MassRegressor(
         encoder, num_heads=config.model.num_heads, num_layers=config.model.num_class_layers
     )
@@ -119,16 +133,16 @@ def require_masses(batch: Batch) -> None:
 def _run(
     module: nn.Module, stream: JetLoader, device: torch.device, amp: Amp | None = None
 ) -> tuple[float, NDArray[Any], NDArray[Any]]:
-    """Sum of the losses weighted with jets, and all numbers of jets with the predicted mass, (J, S + 1)."""
+    """Sum of the losses weighted with jets, true and predicted masses, (J, 2) GeV, and labels."""
     total = 0.0
-    rows = [np.zeros((0, len(SCALARS) + 1), np.float64)]
+    rows = [np.zeros((0, 2), np.float64)]
     labels = [np.zeros(0, np.int64)]
     for batch in stream.batches():
         moved = batch.to(device)
         with torch.no_grad(), torch.autocast(device.type, enabled=False) if amp is None else amp.autocast():
-            loss, found = module(moved.p4, moved.features, moved.valid_mask, moved.scalars)
+            loss, found, true = module(moved.p4, moved.features, moved.valid_mask, moved.scalars)
         total += loss.item() * len(batch.labels)
-        rows.append(np.column_stack([batch.scalars.numpy(), found.cpu().numpy()]).astype(np.float64))
+        rows.append(torch.stack([true, found.to(true.dtype)], dim=1).cpu().numpy().astype(np.float64))
         labels.append(batch.labels.numpy())
     return total, np.concatenate(rows), np.concatenate(labels)
 
@@ -148,9 +162,8 @@ def validate(module: RegressionModule, stream: JetLoader, world: World, amp: Amp
     module.eval()
     total, rows, _ = _run(module, stream, world.device, amp)
     means = world.mean({"val_loss": total / max(len(rows), 1)}, weight=len(rows))
-    everything = world.gather_rows(rows)
-    true = np.maximum(everything[:, module.column], LOWEST_GEV)
-    return {**means, "val_r2": regression_metrics(everything[:, -1], true)["r2"]}
+    true, predicted = world.gather_rows(rows).T
+    return {**means, "val_r2": regression_metrics(predicted, true)["r2"]}
 
 
 def evaluate(
@@ -167,7 +180,7 @@ def evaluate(
         Metrics under `metrics`, those of z-scores under `legacy`, and pictures by name.
     """
     _, rows, labels = _run(module, stream, device)
-    true, predicted = np.maximum(rows[:, module.column], LOWEST_GEV), rows[:, -1]
+    true, predicted = rows.T
     by_class = {
         name: regression_metrics(predicted[labels == number], true[labels == number])
         for number, name in enumerate(stream.dataset.info.classes)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hep_shared.amp import Amp
 from hep_shared.distributed import World
@@ -23,6 +24,7 @@ from jet_foundation.metrics.generation import resolution_metrics, wasserstein_1d
 from jet_foundation.metrics.legacy import legacy_resolution_metrics
 from jet_foundation.models.coordinates import Coordinates, axis_of
 from jet_foundation.models.heads import SetCompletion
+from jet_foundation.models.legacy import REAL_ABOVE, LegacyEncoder, LegacySuperResolution
 from jet_foundation.physics import fourvectors as fv
 from jet_foundation.tasks.common import build_encoder, num_features, padded_rows, read_stamp, stamp
 
@@ -40,7 +42,9 @@ class SuperResolutionModule(nn.Module):
         settings: Section `task` of the configuration.
     """
 
-    def __init__(self, network: SetCompletion, settings: SuperResolutionConfig) -> None:
+    def __init__(
+        self, network: SetCompletion | LegacySuperResolution, settings: SuperResolutionConfig
+    ) -> None:
         super().__init__()
         self.network = network
         self.num_given = settings.num_given
@@ -100,6 +104,51 @@ class SuperResolutionModule(nn.Module):
         return everything.masked_fill(~exists[..., None], 0.0), exists
 
 
+class LegacySuperResolutionModule(SuperResolutionModule):
+    """The 2026 report's way: every slot answers to the particle of its rank, padding to zeros.
+
+    Args:
+        network: The slots.
+        settings: Section `task` of the configuration.
+    """
+
+    network: LegacySuperResolution
+
+    def forward(self, p4: Tensor, features: Tensor, valid_mask: Tensor) -> Tensor:
+        """Evaluate the loss.
+
+        Args:
+            p4: Four-vectors (E, px, py, pz) by falling pT, (B, N, 4) GeV.
+            features: Not used.
+            valid_mask: True where a particle is real, (B, N).
+
+        Returns:
+            Mean squared error over all slots, scalar.
+        """
+        given = self.given(valid_mask)
+        predicted = self.network(p4, features, given).float()
+        true = self.network.coordinates.encode(p4, valid_mask, given)[:, : predicted.shape[1]]
+        true = functional.pad(true, (0, 0, 0, predicted.shape[1] - true.shape[1]))
+        return functional.mse_loss(predicted, true)
+
+    def complete(self, p4: Tensor, features: Tensor, valid_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Propose whole jets; the given particles are not kept.
+
+        Args:
+            p4: Four-vectors (E, px, py, pz) by falling pT, (B, N, 4) GeV.
+            features: Not used.
+            valid_mask: True where a particle is real, (B, N).
+
+        Returns:
+            Proposed particles, (B, Q, 4) GeV, and where one exists, (B, Q).
+        """
+        given = self.given(valid_mask)
+        predicted = self.network(p4, features, given).float()
+        proposed = self.network.coordinates.decode(predicted, axis_of(p4, given))
+        exists = predicted[..., 0] > REAL_ABOVE
+        return proposed.masked_fill(~exists[..., None], 0.0), exists
+
+
 def build_model(config: Config, conventions: Mapping[str, str] | None = None) -> SuperResolutionModule:
     """Build network and criterion.
 
@@ -114,6 +163,9 @@ def build_model(config: Config, conventions: Mapping[str, str] | None = None) ->
     assert isinstance(settings, SuperResolutionConfig)
     conventions = conventions or stamp(config)
     encoder = build_encoder(config, num_features(conventions))
+    if isinstance(encoder, LegacyEncoder):
+        slots = LegacySuperResolution(encoder, settings.num_total, num_heads=config.model.num_heads)
+        return LegacySuperResolutionModule(slots, settings)
     network = SetCompletion(
         encoder,
         Coordinates(read_stamp(conventions)[1]),
