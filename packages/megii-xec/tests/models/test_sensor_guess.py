@@ -54,7 +54,8 @@ def make_inpainter(make_encoder):
 
 
 def test_it_is_the_conventional_guess(photons, hidden):
-    guess, context, features = SolidAngleGuess(ESTIMATE)(photons, hidden)
+    plain = SolidAngleGuess(ESTIMATE, prior_photons=0.0, prior_per_ns2=0.0)
+    guess, context, features = plain(photons, hidden)
     npho, time_s = NORM.invert(photons.numpy())
     dark = hidden.numpy()
     seen_npho = np.where(dark | (npho > 9e9), np.nan, npho).astype(np.float32)
@@ -71,6 +72,16 @@ def test_it_is_the_conventional_guess(photons, hidden):
     assert torch.isfinite(context).all()
     assert context.shape == (*photons.shape[:2], NUM_CONTEXT)
     torch.testing.assert_close(features, ESTIMATE(photons, hidden)[1])
+
+
+def test_wider_neighbourhoods_help_where_there_is_little_light(photons, hidden):
+    scored = hidden & valid_sensors(photons, NORM)
+    truth = NORM.denormalize_npho(photons[..., 0])[scored]
+    errors = []
+    for options in ({"prior_photons": 0.0}, {}):
+        guess, *_ = SolidAngleGuess(ESTIMATE, **options)(photons, hidden)
+        errors.append((NORM.denormalize_npho(guess[..., 0])[scored] - truth).abs().mean())
+    assert errors[1] < 0.99 * errors[0]
 
 
 def test_a_face_without_any_live_sensor_is_filled_from_the_source(photons, hidden):

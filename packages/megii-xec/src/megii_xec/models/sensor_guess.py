@@ -5,13 +5,15 @@ r"""What a sensor should show, judged by the others: what an inpainter corrects.
   source that lights sensor s with n̂_s photons; the neighbours j tell how much light there is locally and when
   it started,
 
-      n_s = n̂_s Σ_j n_j / Σ_j n̂_j        t_s = d_s + Σ_j (t_j − d_j) / σ_j² / Σ_j 1 / σ_j²,
+      n_s = n̂_s r_s,  r_s = (κ r'_s + Σ_j n_j) / (κ + Σ_j n̂_j)
+      t_s = d_s + u_s,  u_s = (λ u'_s + Σ_j (t_j − d_j) / σ_j²) / (λ + Σ_j 1 / σ_j²)
 
-  with d the flight of the light and the wait for the first photon. These are the formulas of
-  `megii_xec.physics.inpainting`, in single precision and for tensors; a test compares the two.
+  with d the flight of the light and the wait for the first photon. Few photons say little, so the 8 nearest
+  sensors of the same face are averaged with what the 24 nearest say (r', u'), those with the face, and the
+  face with the whole event (r' = 1). With κ = λ = 0 this is `megii_xec.physics.inpainting.solid_angle_guess`,
+  which a test compares.
 
-Neighbours are the live ones among the 8 nearest of the same face, among the 24 nearest where none of the 8
-lives, on the whole face where none of those does.
+`NeighborMean` takes the live ones among the 8 nearest, or among the 24 nearest where none of the 8 lives.
 
 Dimensions: B events, S sensors (4760), K neighbours.
 """
@@ -26,6 +28,9 @@ from megii_xec.physics.geometry import FACES, sensor_face
 from megii_xec.physics.neighbors import RINGS, nearest_on_face
 
 NUM_CONTEXT = 3
+# Weight of the wider neighbourhood. With κ = 400 photons the mean error of filled counts is 3 % smaller than
+# without, in simulated events, and between 200 and 800 it changes by 0.3 %; λ stands for a spread of 0.2 ns.
+PRIOR_PHOTONS, PRIOR_PER_NS2 = 400.0, 25.0
 # Counts below this are mostly noise (1.5 photoelectrons), so ratios are taken above it, photons.
 NOISE_PHOTONS = 50.0
 _CONTEXT_SCALE = 5.0  # 20 % more light than expected is 1
@@ -96,14 +101,24 @@ class SolidAngleGuess(nn.Module):
 
     Args:
         estimate: The conventional reconstruction.
+        prior_photons: κ.
+        prior_per_ns2: λ.
     """
 
     neighbors: Tensor
     face: Tensor
+    prior: Tensor
 
-    def __init__(self, estimate: ConventionalEstimate) -> None:
+    def __init__(
+        self,
+        estimate: ConventionalEstimate,
+        *,
+        prior_photons: float = PRIOR_PHOTONS,
+        prior_per_ns2: float = PRIOR_PER_NS2,
+    ) -> None:
         super().__init__()
         self.estimate = estimate
+        self.register_buffer("prior", torch.tensor([prior_photons, prior_per_ns2]), persistent=False)
         self.register_buffer("neighbors", neighbor_table(), persistent=False)
         self.register_buffer("face", torch.from_numpy(sensor_face().astype(np.int64)), persistent=False)
 
@@ -140,16 +155,20 @@ class SolidAngleGuess(nn.Module):
         return guess, torch.stack(context, dim=-1), estimate.describe(light)[1]
 
     def _local(self, value: Tensor, weight: Tensor) -> Tensor:
-        """Divide sums over the smallest neighbourhood that has any weight, shape (B, S, C)."""
+        """Average over neighbourhoods that grow until they say enough, shape (B, S, C)."""
         total, norm = (
             part.new_zeros(len(part), len(FACES), part.shape[2]).index_add(1, self.face, part)
             for part in (value, weight)
         )
+        # Counts are compared with what the whole event makes them expect, times with their own mean.
         anywhere = quotient(total.sum(1, keepdim=True), norm.sum(1, keepdim=True), total.new_zeros(()))
-        result = quotient(total[:, self.face], norm[:, self.face], anywhere)
+        result = self._blend(total, norm, anywhere)[:, self.face]
         for total, norm in reversed(ring_sums(self.neighbors, value, weight)):
-            result = quotient(total, norm, result)
+            result = self._blend(total, norm, result)
         return result
+
+    def _blend(self, total: Tensor, norm: Tensor, wider: Tensor) -> Tensor:
+        return quotient(total + self.prior * wider, norm + self.prior, wider)
 
 
 def quotient(total: Tensor, norm: Tensor, otherwise: Tensor) -> Tensor:
