@@ -340,7 +340,7 @@ class FakeClient:
 
     def create_run(self, experiment, run_name, tags):
         run = types.SimpleNamespace(
-            info=types.SimpleNamespace(run_id=str(len(self.runs))),
+            info=types.SimpleNamespace(run_id=str(len(self.runs)), status="RUNNING"),
             data=types.SimpleNamespace(tags=dict(tags), params={}, metrics=[]),
         )
         self.runs[run.info.run_id] = run
@@ -351,6 +351,9 @@ class FakeClient:
 
     def log_metric(self, run, key, value, step):
         self.runs[run].data.metrics.append((key, value, step))
+
+    def set_terminated(self, run):
+        self.runs[run].info.status = "FINISHED"
 
     def set_tag(self, run, key, value):
         self.runs[run].data.tags[key] = value
@@ -375,6 +378,7 @@ def test_histories_are_replayed_once(run, tracker, tmp_path):
     directory.log({"step": 99, "val_loss": 0.5, "total": None})
     assert mlflow_sync([copy, run], tmp_path / "mlflow.db")["num_added"] == 2
     first, second = tracker["0"], tracker["1"]
+    assert second.info.status == "FINISHED"
     assert ("val_loss", 0.5, 99) in first.data.metrics
     assert first.data.params["task.kind"] == "regression"
     names = {name for name, _, _ in second.data.metrics}
