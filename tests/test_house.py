@@ -33,7 +33,9 @@ OWN_ROOMS = {
     "chhiggs-pnet": {"compare.py", "heatmap.py", "prepare.py", "tune.py"},
     "fourtop-tokens": {"comparison.py", "ensemble.py"},
     "lhcb-extrap": {"compare.py", "levenberg_marquardt.py"},
-    "megii-xec": {"evaluate_hidden.py", "event_page.py", "figures.py", "saliency.py", "uncertainty.py"},
+    "megii-xec": {
+        *("compare.py", "evaluate_hidden.py", "event_page.py", "figures.py", "saliency.py", "uncertainty.py"),
+    },
 }
 VERBS = {
     "simulate": {"--preset", "--out", "--num-events", "--seed"},

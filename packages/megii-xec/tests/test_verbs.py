@@ -244,6 +244,8 @@ def test_points_of_a_scan():
         }
     )  # fmt: skip
     points = scan.points()
+    names = [name for name, _ in scan.named_points()]
+    assert names[1] == "optim.lr 0.001, model.dropout 0.1"
     assert len(points) == 6 + 50
     assert points[1] == {"optim.lr": 1e-3, "model.dropout": 0.1}
     decays = np.array([point["optim.weight_decay"] for point in points[6:]])
@@ -252,18 +254,38 @@ def test_points_of_a_scan():
     assert points == scan.points()
 
 
+def test_seeds_of_a_variant_share_a_row():
+    scan = ScanConfig.model_validate(
+        {
+            "variants": {"learned": {}, "tokens": {"model.inner_tokens": [3, 2], "train.seed": 7}},
+            "grid": {"train.seed": [1, 2], "optim.lr": [1e-3]},
+        }
+    )
+    points = scan.named_points()
+    assert [name for name, _ in points] == ["learned, optim.lr 0.001"] * 2 + ["tokens, optim.lr 0.001"] * 2
+    assert points[3][1] == {"model.inner_tokens": [3, 2], "train.seed": 2, "optim.lr": 1e-3}
+    assert ScanConfig.model_validate({"grid": {"train.seed": [1, 2]}}).named_points()[1][0] == "all"
+
+
 def test_a_scan_runs_goes_on_and_ranks(settings, tmp_path):
-    file = write_scan(tmp_path / "scan.yaml", settings("train.epochs=1"), grid={"optim.lr": [1e-9, 3e-3]})
+    overrides = settings("train.epochs=1", "train.finish=[evaluate]", "train.pictures=false")
+    file = write_scan(tmp_path / "scan.yaml", overrides, grid={"optim.lr": [1e-9, 3e-3]})
     result = run_scan(file, tmp_path / "out", device="cpu")
     assert result["num_points"] == 2
     assert result["best"]["settings"] == {"optim.lr": 3e-3}
     table = json.loads((tmp_path / "out" / "scan.json").read_text())["points"]
     assert table[0]["best_val_loss"] < table[1]["best_val_loss"]
+    lines = (tmp_path / "out" / "scan.md").read_text().splitlines()
+    assert lines[0].startswith("|  | validation loss | opening angle [deg] | energy [%] |")
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| optim.lr 1e-09", "| optim.lr 0.003", "| conventional"
+    ]  # fmt: skip
     before = (tmp_path / "out" / "point_0001" / RESULT).stat().st_mtime_ns
     (tmp_path / "out" / "point_0000" / RESULT).unlink()  # a point that was stopped after its last checkpoint
     assert run_scan(file, tmp_path / "out", device="cpu") == result
     assert (tmp_path / "out" / "point_0001" / RESULT).stat().st_mtime_ns == before
     assert RunDir.open(tmp_path / "out" / "point_0000").history()[0]["epoch"] == 1
+    assert not list((tmp_path / "out").rglob("*.png"))
     other = write_scan(tmp_path / "other.yaml", settings(), grid={"optim.lr": [1e-2]})
     with pytest.raises(UserError, match="holds another scan"):
         run_scan(other, tmp_path / "out")
@@ -282,6 +304,10 @@ def test_a_point_that_cannot_run_says_why(settings, tmp_path):
         ("verb: predict", "verb is wrong"),
         ("verb: train", "describes no point"),
         ("a: [", "scan.yaml"),
+        (
+            "{verb: inpaint, grid: {train.seed: [1]}, ensemble: true}",
+            "are for verb train, and verb is inpaint",
+        ),
         ("random: {num_points: 1, ranges: {optim.lr: {low: 1, high: 0.1}}}", "goes from 1 to 0.1"),
     ],
 )
@@ -314,7 +340,7 @@ class FakeClient:
 
     def create_run(self, experiment, run_name, tags):
         run = types.SimpleNamespace(
-            info=types.SimpleNamespace(run_id=str(len(self.runs))),
+            info=types.SimpleNamespace(run_id=str(len(self.runs)), status="RUNNING"),
             data=types.SimpleNamespace(tags=dict(tags), params={}, metrics=[]),
         )
         self.runs[run.info.run_id] = run
@@ -325,6 +351,9 @@ class FakeClient:
 
     def log_metric(self, run, key, value, step):
         self.runs[run].data.metrics.append((key, value, step))
+
+    def set_terminated(self, run):
+        self.runs[run].info.status = "FINISHED"
 
     def set_tag(self, run, key, value):
         self.runs[run].data.tags[key] = value
@@ -349,6 +378,7 @@ def test_histories_are_replayed_once(run, tracker, tmp_path):
     directory.log({"step": 99, "val_loss": 0.5, "total": None})
     assert mlflow_sync([copy, run], tmp_path / "mlflow.db")["num_added"] == 2
     first, second = tracker["0"], tracker["1"]
+    assert second.info.status == "FINISHED"
     assert ("val_loss", 0.5, 99) in first.data.metrics
     assert first.data.params["task.kind"] == "regression"
     names = {name for name, _, _ in second.data.metrics}

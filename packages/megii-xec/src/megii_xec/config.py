@@ -306,6 +306,7 @@ class TrainConfig(StrictModel):
     finish: tuple[Literal["evaluate", "export"], ...] = Field(
         ("evaluate", "export"), description="What follows the last epoch."
     )
+    pictures: bool = Field(True, description="Draw figures when an evaluation follows; false for scans.")
     track: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
         (), description="Trackers besides the run directory."
     )

@@ -264,21 +264,26 @@ def compare(
     npho, time = normalization.invert(sensors)
     seen_npho = np.where(mask | (npho > INVALID_ABOVE), np.nan, npho).astype(np.float32)
     seen_time = np.where(mask | (time > INVALID_ABOVE), np.nan, time).astype(np.float32)
-    times = neighbor_mean(seen_time)
-    own = (guess[..., 1] + normalization.time_shift) * normalization.time_scale_s
+    optical_npho, optical_time_ns = solid_angle_guess(seen_npho, seen_time * np.float32(1e9))
+    times = {
+        "network": (guess[..., 1] + normalization.time_shift) * normalization.time_scale_s,
+        "neighbor_mean": neighbor_mean(seen_time),
+        "solid_angle": optical_time_ns * 1e-9,
+    }
     counts = {
         "network": normalization.denormalize_npho(guess[..., 0]),
         "neighbor_mean": neighbor_mean(seen_npho),
         # The optical model gives photons; what counts is only how they are shared out.
-        "solid_angle": solid_angle_guess(seen_npho),
+        "solid_angle": optical_npho,
     }
     truth = npho.astype(np.float64)
     usable = mask & np.isfinite(counts["neighbor_mean"]) & np.isfinite(counts["solid_angle"])
-    timed = usable & (time < INVALID_ABOVE) & np.isfinite(times)
+    timed = usable & (time < INVALID_ABOVE)
+    for found in times.values():
+        timed &= np.isfinite(found)
     for method in METHODS:
         errors[method].add(usable, counts[method].astype(np.float64), truth)
-        predicted = own if method == "network" else times
-        errors[method].add_times(1e9 * (predicted[timed].astype(np.float64) - time[timed]))
+        errors[method].add_times(1e9 * (times[method][timed].astype(np.float64) - time[timed]))
 
 
 def ratios(methods: dict[str, Errors]) -> dict[str, dict[str, float]]:

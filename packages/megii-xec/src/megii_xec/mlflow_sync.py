@@ -83,6 +83,8 @@ def _replay(client: Any, experiment: str, directory: RunDir) -> int:
                 client.log_metric(identity, key, float(value), step=int(record.get("step", 0)))
     # A run that was resumed may have fewer records than were copied; the count follows it.
     client.set_tag(identity, COUNT_TAG, str(len(records)))
+    if records and records[-1].get("epoch") == directory.config.get("train", {}).get("epochs"):
+        client.set_terminated(identity)  # else the page shows it as running for ever
     return max(len(records) - done, 0)
 
 

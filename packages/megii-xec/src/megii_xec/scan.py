@@ -13,9 +13,15 @@
       seed: 1
       ranges:
         optim.weight_decay: {low: 1.0e-6, high: 1.0e-2, log: true}
+    variants:                    # or settings with names; each runs at every point of the grid
+      small: {}
+      more tokens: {model.inner_tokens: [3, 2]}
+    ensemble: true               # evaluate the seeds of a variant as one ensemble too
+    mc_dropout: 20               # and with dropout on, where there is any
 
 A point that was stopped goes on from its checkpoint, one that is finished is left alone: run the same command
-again until all are done. `scan.json` holds the points with their results, the best first.
+again until all are done. `scan.json` holds the points with their results, the best first; `scan.md` is a
+table in which points that differ by `train.seed` alone are one row, their mean with its standard error.
 """
 
 import itertools
@@ -33,10 +39,11 @@ from pydantic import Field, ValidationError
 from hep_shared.config import StrictModel, to_plain
 from hep_shared.errors import ConfigError, UserError
 from hep_shared.farm import run_shards
-from hep_shared.files import atomic_write_json, reader_boundary
+from hep_shared.files import atomic_write_json, atomic_write_text, reader_boundary
 from hep_shared.signals import EXIT_CHECKPOINTED
 
-MANIFEST, RESULT = "scan.json", "result.json"
+MANIFEST, RESULT, TABLE = "scan.json", "result.json", "scan.md"
+SEED = "train.seed"
 Settings = dict[str, Any]
 
 
@@ -66,20 +73,41 @@ class ScanConfig(StrictModel):
     set: tuple[str, ...] = Field((), description="Settings of all points.")
     grid: dict[str, tuple[Any, ...]] = Field({}, description="Values of each dotted key; all combinations.")
     random: RandomPoints | None = Field(None, description="Points drawn at random.")
+    variants: dict[str, Settings] = Field(
+        {}, description="Settings with a name, tried at every point of the grid."
+    )
+    ensemble: bool = Field(False, description="Evaluate the seeds of a variant as one ensemble too.")
+    mc_dropout: int = Field(
+        0, ge=0, description="Passes with dropout on, where a variant has any; 0 for none."
+    )
 
-    def points(self) -> list[Settings]:
-        """List the settings of every point, the same in every process."""
-        points = []
-        if self.grid:
+    def named_points(self) -> list[tuple[str, Settings]]:
+        """List every point: what its row in the table is called, and its settings."""
+        found: list[tuple[str, Settings]] = []
+        if self.grid or self.variants:
             keys = list(self.grid)
-            points = [
-                dict(zip(keys, values, strict=True)) for values in itertools.product(*self.grid.values())
-            ]
+            for variant, own in (self.variants or {"": {}}).items():
+                for values in itertools.product(*self.grid.values()):
+                    settings = {**own, **dict(zip(keys, values, strict=True))}
+                    shown = {key: settings[key] for key in keys if key != SEED}
+                    found.append((_label(variant, shown), settings))
         if self.random is not None:
             rng = np.random.default_rng(self.random.seed)
             for _ in range(self.random.num_points):
-                points.append({key: _number(rng, interval) for key, interval in self.random.ranges.items()})
-        return points
+                drawn = {key: _number(rng, interval) for key, interval in self.random.ranges.items()}
+                found.append((_label("", drawn), drawn))
+        return found
+
+    def points(self) -> list[Settings]:
+        """List the settings of every point, the same in every process."""
+        return [settings for _, settings in self.named_points()]
+
+
+def _label(variant: str, settings: Settings) -> str:
+    """What a row is called."""
+    parts = [variant] if variant else []
+    parts += [f"{key} {value}" for key, value in settings.items()]
+    return ", ".join(parts) or "all"
 
 
 def _number(rng: np.random.Generator, interval: Range) -> float | int:
@@ -116,7 +144,11 @@ def read_scan(path: Path) -> ScanConfig:
                     "interval that grows, above 0 if it is logarithmic."
                 )
     if not scan.points():
-        raise ConfigError(f"{path}: describes no point; give grid or random.")
+        raise ConfigError(f"{path}: describes no point; give grid, variants or random.")
+    if (scan.ensemble or scan.mc_dropout) and scan.verb != "train":
+        raise ConfigError(
+            f"{path}: ensemble and mc_dropout are for verb train, and verb is {scan.verb}; leave them out."
+        )
     return scan
 
 
@@ -157,10 +189,45 @@ def run_scan(
         done=partial(is_done, out),
         progress="scan",
     )
-    table = [{"point": k, "settings": p, **_result(out, k)} for k, p in enumerate(points)]
+    table: list[dict[str, Any]] = [
+        {
+            "point": k,
+            "settings": settings,
+            "best_val_loss": read_result(out, k).get("best_val_loss"),
+            "run": str(point_directory(out, k)),
+        }
+        for k, settings in enumerate(points)
+    ]
     table.sort(key=lambda row: float("inf") if row["best_val_loss"] is None else row["best_val_loss"])
     atomic_write_json(manifest, {"scan": sample, "points": table})
-    return {"output": out, "num_points": len(points), "best": table[0]}
+    atomic_write_text(out / TABLE, tables(scan, out, device))
+    return {"output": out, "num_points": len(points), "table": out / TABLE, "best": table[0]}
+
+
+def tables(scan: ScanConfig, out: Path, device: str) -> str:
+    """Write the finished points of a scan as tables.
+
+    Args:
+        scan: The scan.
+        out: Directory of the scan.
+        device: Where ensembles and passes with dropout are evaluated.
+
+    Returns:
+        Markdown: what was measured, and, where asked for, how true the uncertainties are.
+    """
+    # Workers of a farm import this module and need none of what evaluates.
+    from megii_xec.compare import collect, evaluate_groups, markdown
+
+    groups = [name for name, _ in scan.named_points()]
+    results = [read_result(out, k) for k in range(len(groups))]
+    text = markdown(collect(groups, results))
+    if scan.ensemble or scan.mc_dropout:
+        runs = [point_directory(out, k) for k in range(len(groups))]
+        resolutions, calibrations = evaluate_groups(
+            groups, runs, device=device, ensemble=scan.ensemble, mc_passes=scan.mc_dropout
+        )
+        text += "".join("\n" + markdown(table) for table in (resolutions, calibrations) if table)
+    return text
 
 
 def point_directory(out: Path, index: int) -> Path:
@@ -214,8 +281,9 @@ def run_point(scan: ScanConfig, points: list[Settings], out: Path, device: str, 
     atomic_write_json(directory / RESULT, json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def _result(out: Path, index: int) -> dict[str, Any]:
+def read_result(out: Path, index: int) -> dict[str, Any]:
+    """Read what a finished point printed."""
     file = point_directory(out, index) / RESULT
     with reader_boundary(file, remedy="remove it and run the scan again"):
-        result = json.loads(file.read_text())
-    return {"best_val_loss": result.get("best_val_loss"), "run": str(point_directory(out, index))}
+        result: dict[str, Any] = json.loads(file.read_text())
+    return result

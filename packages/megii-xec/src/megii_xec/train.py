@@ -96,6 +96,8 @@ def train(config: Config, *, out: Path, resume: bool, device: str, command: str)
         check_data(checkpoint["data"], train_stream.signature, run.path)
         restore(checkpoint, **state)
         log.info("resumed %s at epoch %d, batch %d", run.path, cursor.epoch + 1, cursor.batch)
+    else:
+        task.calibrate(model, train_stream, world)  # sets buffers, which the average copies at every step
 
     def save(metric: float | None = None) -> None:
         if world.is_main:
@@ -247,9 +249,10 @@ def finish(config: Config, run: RunDir, device: str) -> dict[str, Any]:
     if "export" in finish:
         result["onnx"] = export(run.path, run.path / "model.onnx")["output"]
     if "evaluate" in finish:
-        evaluation = evaluate(run.path, device=device)
+        evaluation = evaluate(run.path, device=device, pictures=config.train.pictures)
         result |= headline(evaluation)
-        result["figures"] = run.path / "figures"
+        if config.train.pictures:
+            result["figures"] = run.path / "figures"
     return result
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import uproot
 
+from hep_shared.distributed import World
 from hep_shared.errors import ConfigError
 from hep_shared.run import RunDir
 from megii_xec.evaluate import evaluate
@@ -87,6 +88,32 @@ def test_a_trained_encoder_changes_and_the_loss_falls(tiny_config, tmp_path):
     losses = [record["val_loss"] for record in run.history()]
     assert losses[-1] < losses[0]
     assert not list(run.path.glob("predictions_*"))
+
+
+@pytest.fixture(scope="module")
+def corrected(tiny_config, tmp_path_factory):
+    config = tiny_config(*KIND, "model.start=conventional", "task.save_predictions_every=0", "train.epochs=1")
+    return start(config, tmp_path_factory.mktemp("corrected") / "run")
+
+
+def test_heads_that_correct_the_conventional_guess_are_not_worse(corrected):
+    result = evaluate(corrected.path, device="cpu", pictures=False)
+    for name, ratio in result["ratio"].items():
+        assert ratio["solid_angle"]["ratio"] < 1.02, name
+        assert (
+            result["maps"][name]["network"]["mae_time_ns"]
+            < 1.02 * result["maps"][name]["solid_angle"]["mae_time_ns"]
+        )
+
+
+def test_gains_are_measured_before_the_training(corrected, tiny_config):
+    weights = corrected.load_checkpoint("best")["ema"]
+    gains = weights["module.network.log_gain"]
+    assert 0.001 < gains.std() < 0.1
+    module = inpaint.build_model(tiny_config(*KIND, "model.start=conventional"))
+    with inpaint.build_stream(tiny_config(*KIND), "train", shuffle=True) as stream:
+        inpaint.calibrate(module, stream, World(0, 1, 0, torch.device("cpu")))
+    assert torch.equal(module.network.log_gain, gains)
 
 
 def test_the_map_of_a_run_period(tiny_config, tmp_path):

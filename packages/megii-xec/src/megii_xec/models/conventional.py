@@ -13,6 +13,7 @@ K components of a target.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +43,21 @@ _MAX_DEPTH_CM = geo.R_OUTER_CM - geo.R_INNER_CM
 
 def _buffer(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
+
+
+class Light(NamedTuple):
+    """A point-like source that explains an event, and what it does to every sensor."""
+
+    charge: Tensor  # (B, S) photons measured, 0 where there is no measurement
+    alive: Tensor  # (B, S) where there is a count
+    time_ns: Tensor  # (B, S) measured
+    timed: Tensor  # (B, S) where there is a time
+    center: Tensor  # (B, 3) u, v, w of the source, cm
+    amplitude: Tensor  # (B,) a of the local fit
+    emitted: Tensor  # (B,) photons of the source, from the sum of all charges
+    direct: Tensor  # (B, S) share of them that reaches a sensor unscattered
+    share: Tensor  # (B, S) share of them that reaches a sensor at all
+    distance: Tensor  # (B, S) cm
 
 
 class ConventionalEstimate(nn.Module):
@@ -103,6 +119,44 @@ class ConventionalEstimate(nn.Module):
             lies between four sensors, and the logarithm of the energy from the fitted amplitude over that
             from the sum of all charges, which tells how the shower developed. float32.
         """
+        physical, features = self.describe(self.light(x, mask))
+        return {name: self.scaling.scale(name, physical[name]) for name in CONVENTIONAL_SIZES}, features
+
+    def describe(self, light: Light) -> tuple[dict[str, Tensor], Tensor]:
+        """Say what the photon was like that made this light.
+
+        Args:
+            light: What `light` found.
+
+        Returns:
+            Targets in physical units, shape (B, K) each, and features, see `forward`, shape (B, 10).
+        """
+        center = light.center
+        energy_mev = reco.ENERGY_SCALE * light.emitted / self.detector.photons_per_mev
+        physical = {
+            "energy": energy_mev[:, None] / 1000.0,
+            "timing": self._time(light)[:, None],
+            "uvwFI": _to_first_interaction(center),
+        }
+        physical["angle"] = co.vector_to_angles(co.uvw_to_xyz(physical["uvwFI"]))
+        features = [_FEATURE_SCALING.scale(name, physical[name]) for name in CONVENTIONAL_SIZES]
+        between = center[:, :2] / center.new_tensor(geo.MPPC_PITCH_CM)
+        features.append(2 * (between - between.round()))
+        emitted_mev = light.amplitude * (4 * math.pi / (_MPPC_AREA_CM2 * self.detector.photons_per_mev))
+        development = (emitted_mev.clamp(min=1e-3) / energy_mev.clamp(min=1e-3)).log()
+        features.append(3 * development.clamp(-3.0, 3.0)[:, None])
+        return physical, torch.cat(features, dim=1)
+
+    def light(self, x: Tensor, mask: Tensor | None = None) -> Light:
+        """Find the point-like source that explains the sensors which are seen.
+
+        Args:
+            x: Normalised counts and times, shape (B, S, 2).
+            mask: True where a sensor is hidden, shape (B, S).
+
+        Returns:
+            The source and its light on all sensors, hidden ones too. float32.
+        """
         x = x.float()
         alive = x[..., 0] != self.normalization.sentinel_npho
         if mask is not None:
@@ -117,26 +171,11 @@ class ConventionalEstimate(nn.Module):
         c0, c1 = reco.DEPTH_OF_WIDTH_CM
         depth = (c0 + c1 * (width / 5.0) ** 6 + 2.0).clamp(1.0, 30.0)
         center, amplitude = self._fit_point(sensors, valid, in_window, torch.stack([u, v, depth], dim=1))
-        share, distance = self._direct_light(center, sensors)
-
-        caught = torch.where(alive, share + self.diffuse, 0.0).sum(1)
-        energy_mev = (
-            reco.ENERGY_SCALE * charge.sum(1) / (caught.clamp(min=1e-6) * self.detector.photons_per_mev)
-        )
-        physical = {
-            "energy": energy_mev[:, None] / 1000.0,
-            "timing": self._time(charge, time_ns, timed, share, distance)[:, None],
-            "uvwFI": _to_first_interaction(center),
-        }
-        physical["angle"] = co.vector_to_angles(co.uvw_to_xyz(physical["uvwFI"]))
-        features = [_FEATURE_SCALING.scale(name, physical[name]) for name in CONVENTIONAL_SIZES]
-        between = center[:, :2] / center.new_tensor(geo.MPPC_PITCH_CM)
-        features.append(2 * (between - between.round()))
-        emitted_mev = amplitude * (4 * math.pi / (_MPPC_AREA_CM2 * self.detector.photons_per_mev))
-        development = (emitted_mev.clamp(min=1e-3) / energy_mev.clamp(min=1e-3)).log()
-        features.append(3 * development.clamp(-3.0, 3.0)[:, None])
-        scaled = {name: self.scaling.scale(name, physical[name]) for name in CONVENTIONAL_SIZES}
-        return scaled, torch.cat(features, dim=1)
+        direct, distance = self._direct_light(center, sensors)
+        share = direct + self.diffuse
+        caught = torch.where(alive, share, 0.0).sum(1)
+        emitted = charge.sum(1) / caught.clamp(min=1e-6)
+        return Light(charge, alive, time_ns, timed, center, amplitude, emitted, direct, share, distance)
 
     def _window(self, charge: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
         """Sensors (B, N) around the brightest spot of the inner face, and which of them count."""
@@ -245,18 +284,31 @@ class ConventionalEstimate(nn.Module):
         hidden = (along > 0) & (along < length) & (moment**2 < geo.R_LXE_MIN_CM**2 * length)
         return torch.where(hidden, 0.0, omega)
 
-    def _time(
-        self, charge: Tensor, time_ns: Tensor, timed: Tensor, share: Tensor, distance: Tensor
-    ) -> Tensor:
+    def time_of_flight(self, distance: Tensor, npho: Tensor) -> Tensor:
+        """Time from the source to the pulse of a sensor: straight flight and wait for the first photon.
+
+        Args:
+            distance: From the source, shape (B, S), cm.
+            npho: Photons on the sensor, shape (B, S).
+
+        Returns:
+            Delay, shape (B, S), ns.
+        """
+        flight = distance * (self.detector.refractive_index / SPEED_OF_LIGHT_CM_PER_NS)
+        return flight + self.detector.first_photon_ns / (npho * self.efficiency).clamp(min=1.0)
+
+    def time_variance(self, npho: Tensor) -> Tensor:
+        """Variance of the time of sensors with that many photons, shape (B, S), ns2."""
+        npe = (npho * self.efficiency).clamp(min=1.0)
+        return self.detector.sensor_time_ns**2 + self.detector.sensor_time_stochastic_ns**2 / npe
+
+    def _time(self, light: Light) -> Tensor:
         """Time at the first interaction after the earliest sensor, shape (B,), ns; 0 where none is known."""
-        npe = charge * self.efficiency
-        used = timed & (npe > reco.MIN_NPE_FOR_TIME) & (share > 0)
-        safe = torch.where(used, npe, 1.0)
-        detector = self.detector
-        flight = distance * (detector.refractive_index / SPEED_OF_LIGHT_CM_PER_NS)
-        start = torch.where(used, time_ns - flight - detector.first_photon_ns / safe, 0.0)
-        variance = detector.sensor_time_ns**2 + detector.sensor_time_stochastic_ns**2 / safe
-        weight = used.float() / variance
+        npe = light.charge * self.efficiency
+        used = light.timed & (npe > reco.MIN_NPE_FOR_TIME) & (light.direct > 0)
+        npho = torch.where(used, light.charge, 1.0 / self.efficiency)
+        start = torch.where(used, light.time_ns - self.time_of_flight(light.distance, npho), 0.0)
+        weight = used.float() / self.time_variance(npho)
         norm = weight.sum(1)
         mean = (start * weight).sum(1) / torch.where(norm > 0, norm, 1.0)
         return torch.where(norm > 0, mean - reco.TIME_OFFSET_NS, 0.0)

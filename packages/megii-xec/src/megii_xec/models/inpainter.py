@@ -6,16 +6,23 @@ r"""Inpainter: fills in dead sensors from their neighbours and from the tokens o
                     cells around it → 2 numbers a tube
 
 The face is given with sentinels in place of the hidden sensors and a third channel that says which they are.
-The heads guess the difference to the mean of the visible neighbours, so an untrained head gives that mean. On
+The heads correct a guess, which an untrained head leaves as it is:
+
+    x_s = mean of the visible neighbours + h_s       without `start`, in normalised units
+    n_s = n_s(conventional) exp(0.1 h_s)             with it; times are t_s(conventional) + 0.1 h_s
+
+where the conventional guess is the light of a point-like source (`megii_xec.models.sensor_guess`), of which
+the heads see more, and the tokens get what the conventional reconstruction makes of the visible sensors. On
 the outer face a tube s attends to its nearest cells c with one learned query,
 
     f_s = Σ_c softmax_c(q_s · k(x_c) / √C + b_sc) v(x_c)
 
 which predicts at the 234 tubes and not at the pixels of an image.
 
-Every sensor has a learned gain g_s, its calibration relative to its neighbours' at equal light: counts are
-divided by it before they are compared and multiplied by it after, n_s = g_s · light_s. A sensor that was dead
-in the whole training keeps g_s = 1.
+Every sensor has a gain g_s, its calibration relative to its neighbours' at equal light: counts are divided by
+it before they are compared and multiplied by it after, n_s = g_s · light_s. Without `start` it is learned
+with the rest; with it, it is measured once, before the training, with training events (`add_gains`). A sensor
+that was dead in all of them keeps g_s = 1.
 
 Dimensions: B events, S sensors (4760), T tokens, C channels, H W grid, N nodes, K neighbours.
 """
@@ -27,11 +34,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from megii_xec.models.conventional import NUM_FEATURES, ConventionalEstimate
 from megii_xec.models.convnext import ConvNeXtV2Block, conv_channels_last
 from megii_xec.models.encoder import XecEncoder
 from megii_xec.models.grn import LAYER_NORM_EPS
 from megii_xec.models.hexnext import HexNeXtBlock
 from megii_xec.models.outer_grid import RescaleNpho
+from megii_xec.models.sensor_guess import NUM_CONTEXT, NeighborMean, SolidAngleGuess
 from megii_xec.physics.geometry import (
     FACE_SLICES,
     NUM_SENSORS,
@@ -39,50 +48,15 @@ from megii_xec.physics.geometry import (
     Layout,
     sensor_positions,
 )
-from megii_xec.physics.neighbors import RINGS, nearest_on_face
 
 NUM_CELLS = 9  # cells that a tube of the outer face attends to
 IMAGES: tuple[Face, ...] = ("inner", "us", "ds")
 HEXAGONS: tuple[Face, ...] = ("top", "bottom")
 SEEN_CHANNELS = 3  # npho, time, hidden
-
-
-class NeighborMean(nn.Module):
-    """Mean of the visible neighbours of every sensor, in normalised units.
-
-    Args:
-        sentinel_time: Time of a sensor without one.
-    """
-
-    neighbors: Tensor
-
-    def __init__(self, sentinel_time: float) -> None:
-        super().__init__()
-        table = torch.from_numpy(nearest_on_face(RINGS[-1] + 1)[:, 1:].T.copy())
-        self.register_buffer("neighbors", table, persistent=False)
-        self.sentinel_time = sentinel_time
-
-    def forward(self, x: Tensor, usable: Tensor) -> Tensor:
-        """Average.
-
-        Args:
-            x: Normalised npho and time, shape (B, S, 2).
-            usable: True where a sensor is visible and has a count, shape (B, S).
-
-        Returns:
-            Means over the nearest ring that has any, 0 where none has, shape (B, S, 2).
-        """
-        count = usable.to(x.dtype)
-        timed = count * (x[..., 1] != self.sentinel_time)
-        weight = torch.stack([count, timed], dim=-1)
-        value = torch.where(weight > 0, x, 0.0)
-        total, norm = torch.zeros_like(x), torch.zeros_like(x)
-        for number, neighbor in enumerate(self.neighbors):
-            if number == RINGS[0]:
-                near, alone = total / norm.clamp_min(1), norm == 0
-            total = total + value.index_select(1, neighbor)
-            norm = norm + weight.index_select(1, neighbor)
-        return torch.where(alone, total / norm.clamp_min(1), near)
+# Heads that correct the conventional guess speak of a few per cent; their first steps must not be larger.
+CORRECTION_SCALE = 0.1
+# A gain begins at 1 with the weight of this many photons: those that measure it to 4 %, the usual spread.
+GAIN_PRIOR_PHOTONS = 5000.0
 
 
 class GridFeatures(nn.Module):
@@ -91,13 +65,22 @@ class GridFeatures(nn.Module):
     Args:
         in_features: Length of all tokens together.
         channels: Channels C.
+        seen: Channels of the image.
         depth: Number of ConvNeXt V2 blocks.
         recompute: See `GrnBranch`.
     """
 
-    def __init__(self, in_features: int, channels: int, *, depth: int = 2, recompute: bool = True) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        channels: int,
+        *,
+        seen: int = SEEN_CHANNELS,
+        depth: int = 2,
+        recompute: bool = True,
+    ) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(SEEN_CHANNELS, channels, 3, padding=1)
+        self.stem = nn.Conv2d(seen, channels, 3, padding=1)
         self.condition = nn.Linear(in_features, channels)
         self.blocks = nn.ModuleList(ConvNeXtV2Block(channels, recompute=recompute) for _ in range(depth))
         self.norm = nn.LayerNorm(channels, eps=LAYER_NORM_EPS)
@@ -106,7 +89,7 @@ class GridFeatures(nn.Module):
         """Compute features.
 
         Args:
-            image: npho, time and hidden, shape (B, H, W, 3).
+            image: npho, time, hidden and what else is known, shape (B, H, W, seen).
             tokens: All tokens of the event in one vector, shape (B, T dim).
 
         Returns:
@@ -126,15 +109,23 @@ class HexFeatures(nn.Module):
         in_features: Length of all tokens together.
         channels: Channels C.
         layout: See `HexDepthwiseConv`.
+        seen: Numbers given of each node.
         depth: Number of HexNeXt blocks.
         recompute: See `GrnBranch`.
     """
 
     def __init__(
-        self, in_features: int, channels: int, *, layout: Layout, depth: int = 3, recompute: bool = True
+        self,
+        in_features: int,
+        channels: int,
+        *,
+        layout: Layout,
+        seen: int = SEEN_CHANNELS,
+        depth: int = 3,
+        recompute: bool = True,
     ) -> None:
         super().__init__()
-        self.stem = nn.Linear(SEEN_CHANNELS, channels)
+        self.stem = nn.Linear(seen, channels)
         self.condition = nn.Linear(in_features, channels)
         self.blocks = nn.ModuleList(
             HexNeXtBlock(channels, layout=layout, recompute=recompute) for _ in range(depth)
@@ -145,7 +136,7 @@ class HexFeatures(nn.Module):
         """Compute features.
 
         Args:
-            nodes: npho, time and hidden, shape (B, N, 3).
+            nodes: npho, time, hidden and what else is known, shape (B, N, seen).
             tokens: All tokens of the event in one vector, shape (B, T dim).
 
         Returns:
@@ -227,10 +218,13 @@ class XecInpainter(nn.Module):
         face_channels: Channels of the heads of rectangular faces.
         hex_channels: Channels of the heads of hexagonal faces.
         layout: See `HexDepthwiseConv`.
+        start: The conventional reconstruction, whose light the heads correct; without it they correct the
+            mean of the neighbours.
         recompute: See `GrnBranch`.
     """
 
     tube_ids: Tensor
+    log_gain: Tensor
 
     def __init__(
         self,
@@ -241,25 +235,42 @@ class XecInpainter(nn.Module):
         face_channels: int = 64,
         hex_channels: int = 96,
         layout: Layout = "corrected",
+        start: ConventionalEstimate | None = None,
         recompute: bool = True,
     ) -> None:
         super().__init__()
         self.encoder, self.valid, self.rescale_npho = encoder, valid, rescale_npho
-        self.log_gain = nn.Parameter(torch.zeros(NUM_SENSORS))
-        length = encoder.num_tokens * encoder.dim
-        self.neighbors = NeighborMean(float(encoder.sentinels[1]))
+        length = (encoder.num_tokens + (start is not None)) * encoder.dim
+        seen = SEEN_CHANNELS + (NUM_CONTEXT if start is not None else 0)
         self.features = nn.ModuleDict(
             {
                 **{
-                    face: GridFeatures(length, face_channels, recompute=recompute)
-                    for face in ("inner", "side", "outer")
+                    face: GridFeatures(length, face_channels, seen=seen, recompute=recompute)
+                    for face in ("inner", "side")
                 },
-                "hexagon": HexFeatures(length, hex_channels, layout=layout, recompute=recompute),
+                "outer": GridFeatures(length, face_channels, recompute=recompute),
+                "hexagon": HexFeatures(length, hex_channels, layout=layout, seen=seen, recompute=recompute),
             }
         )
         ids, cells = nearest_cells(encoder, NUM_CELLS)
         self.register_buffer("tube_ids", torch.from_numpy(ids), persistent=False)
         self.tubes = TubeAttention(cells, face_channels)
+        self.start: SolidAngleGuess | None = None
+        if start is None:
+            self.neighbors = NeighborMean(float(encoder.sentinels[1]))
+            self.log_gain = nn.Parameter(torch.zeros(NUM_SENSORS))
+        else:
+            self.start = SolidAngleGuess(start)
+            self.register_buffer("log_gain", torch.zeros(NUM_SENSORS))
+            self.embed = nn.Sequential(
+                nn.Linear(NUM_FEATURES, encoder.dim),
+                nn.GELU(),
+                nn.Linear(encoder.dim, encoder.dim),
+                nn.LayerNorm(encoder.dim),
+            )
+            self.tube_context = nn.Sequential(
+                nn.Linear(NUM_CONTEXT, face_channels), nn.GELU(), nn.Linear(face_channels, face_channels)
+            )
         self.out = nn.ModuleDict(
             {
                 name: nn.Linear(hex_channels if name == "hexagon" else face_channels, 2)
@@ -282,12 +293,29 @@ class XecInpainter(nn.Module):
         """
         hidden = mask | ~self.valid(x)  # what is missing anyhow is hidden too, in training as in use
         tokens = self.encoder(x, hidden).flatten(1)
+        x = self._at_equal_gain(x, hidden)
+        if self.start is None:
+            change = self._heads(x, hidden, None, tokens)
+            guess: Tensor = self.neighbors(x, ~hidden) + change
+            npho = self.rescale_npho(guess[..., 0], self.log_gain.exp())
+            return torch.stack([npho, guess[..., 1]], dim=-1)
+        guess, context, features = self.start(x, hidden)
+        tokens = torch.cat([tokens, self.embed(features)], dim=1)
+        change = CORRECTION_SCALE * self._heads(x, hidden, context, tokens)
+        npho = self.rescale_npho(guess[..., 0], (self.log_gain + change[..., 0]).exp())
+        return torch.stack([npho, guess[..., 1] + change[..., 1]], dim=-1)
+
+    def _at_equal_gain(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """Replace hidden sensors by the sentinels and divide the other counts by their gains."""
         x = torch.where(hidden[..., None], self.encoder.sentinels.to(x.dtype), x)
         # The gains are learned where a sensor is guessed, not from what it does to the guesses of others.
         light = self.rescale_npho(x[..., 0], (-self.log_gain.detach()).exp())
-        x = torch.stack([light, x[..., 1]], dim=-1)
-        seen = torch.cat([x, hidden.to(x.dtype)[..., None]], dim=-1)
+        return torch.stack([light, x[..., 1]], dim=-1)
 
+    def _heads(self, x: Tensor, hidden: Tensor, context: Tensor | None, tokens: Tensor) -> Tensor:
+        """What the heads say of every sensor, shape (B, S, 2)."""
+        known = [x, hidden.to(x.dtype)[..., None], *([] if context is None else [context.to(x.dtype)])]
+        seen = torch.cat(known, dim=-1)
         change = torch.zeros_like(x)
         for face in IMAGES:
             part, name = FACE_SLICES[face][0], "inner" if face == "inner" else "side"
@@ -299,8 +327,34 @@ class XecInpainter(nn.Module):
             change[:, part] = self.out["hexagon"](nodes).to(change.dtype)
         outer, cells_seen = self.encoder.outer(x, (~hidden).to(x.dtype)[..., None])
         assert cells_seen is not None
-        features = self.features["outer"](torch.cat([outer, 1 - cells_seen], dim=-1), tokens)
-        change[:, self.tube_ids] = self.out["outer"](self.tubes(features)).to(change.dtype)
-        guess: Tensor = self.neighbors(x, ~hidden) + change
-        npho = self.rescale_npho(guess[..., 0], self.log_gain.exp())
-        return torch.stack([npho, guess[..., 1]], dim=-1)
+        cells = self.features["outer"](torch.cat([outer, 1 - cells_seen], dim=-1), tokens)
+        tubes = self.tubes(cells)
+        if context is not None:
+            tubes = tubes + self.tube_context(context[:, self.tube_ids].to(x.dtype))
+        change[:, self.tube_ids] = self.out["outer"](tubes).to(change.dtype)
+        return change
+
+    @torch.no_grad()
+    def add_gains(self, x: Tensor, sums: Tensor) -> None:
+        """Compare every visible sensor with what the others make of it.
+
+        Args:
+            x: Normalised npho and time of events, shape (B, S, 2).
+            sums: Photons measured and photons expected at gain 1 so far, shape (2, S), added to in place.
+
+        Raises:
+            ValueError: The inpainter does not start from the conventional reconstruction.
+        """
+        if self.start is None:
+            raise ValueError("gains are measured against the conventional reconstruction; give start")
+        hidden = ~self.valid(x)
+        guess, *_ = self.start(self._at_equal_gain(x, hidden), hidden)
+        denormalize = self.start.estimate.normalization.denormalize_npho
+        seen = torch.stack([denormalize(x[..., 0].float()), denormalize(guess[..., 0])])
+        sums += torch.where(hidden, 0.0, seen).sum(1)
+
+    @torch.no_grad()
+    def set_gains(self, sums: Tensor) -> None:
+        """Take over the gains that follow from the sums of `add_gains`, shape (2, S)."""
+        measured, expected = sums.clamp(min=0.0) + GAIN_PRIOR_PHOTONS
+        self.log_gain.copy_((measured / expected).log().clamp(-1.0, 1.0))

@@ -120,6 +120,10 @@ def build_stream(
     )
 
 
+def calibrate(module: nn.Module, stream: PhotonStream, world: World) -> None:
+    """Measure what a fresh network takes from training events; here nothing, see `inpaint.calibrate`."""
+
+
 def stamp(config: Config) -> dict[str, str]:
     """What must agree between an encoder and the network that takes it over.
 

@@ -10,6 +10,7 @@ Dimensions: B events, S sensors (4760).
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +26,9 @@ from megii_xec.data.normalization import Normalization
 from megii_xec.data.predictions import SensorWriter
 from megii_xec.data.schema import NUM_SENSORS
 from megii_xec.data.stream import PhotonBatch, PhotonStream
+from megii_xec.data.targets import TargetScaling
 from megii_xec.losses import ReconstructionLoss
+from megii_xec.models.conventional import ConventionalEstimate
 from megii_xec.models.inpainter import XecInpainter
 from megii_xec.physics.geometry import FACES, face_ids
 from megii_xec.tasks import common
@@ -33,11 +36,12 @@ from megii_xec.tasks.common import Prepare, build_stream, build_streams, check_s
 from megii_xec.tasks.hidden import prediction_file, summarize, weigh
 
 __all__ = [
-    "FINISH", "InpaintModule", "build_model", "build_stream", "build_streams", "check_stamp",
+    "FINISH", "InpaintModule", "build_model", "build_stream", "build_streams", "calibrate", "check_stamp",
     "compute_loss", "hide", "load_encoder", "load_inpainter", "preparation", "stamp", "validate",
 ]  # fmt: skip
 
 FINISH = ("evaluate",)
+NUM_CALIBRATION_EVENTS = 2000  # 20 light up every sensor of the inner face well
 
 
 def _task(config: Config) -> InpaintConfig:
@@ -141,12 +145,37 @@ def build_model(config: Config) -> InpaintModule:
         face_channels=task.face_channels,
         hex_channels=task.hex_channels,
         layout=config.model.layout,
+        start=ConventionalEstimate(normalization, TargetScaling(), config.simulation)
+        if config.model.start == "conventional"
+        else None,
         recompute=config.model.recompute,
     )
     criterion = ReconstructionLoss(
         task.loss, npho_weight=task.npho_weight, time_weight=task.time_weight, beta=task.beta
     )
     return InpaintModule(network, criterion, task, normalization, config.train.seed)
+
+
+@torch.no_grad()
+def calibrate(module: InpaintModule, stream: PhotonStream, world: World) -> None:
+    """Measure the gains of the sensors with training events, unless the heads learn them.
+
+    Twice, because a gain is relative to the neighbours', which are known the second time.
+
+    Args:
+        module: The fresh module, on its device.
+        stream: Training events of this rank.
+        world: This process and its fellows.
+    """
+    network = module.network
+    if network.start is None:
+        return
+    for _ in range(2):
+        sums = torch.zeros(2, NUM_SENSORS, device=world.device)
+        for batch in islice(stream.batches(), -(-NUM_CALIBRATION_EVENTS // stream.batch_size)):
+            network.add_gains(batch.sensors.to(world.device), sums)
+        total = world.gather_rows(sums.double().cpu().numpy()[None]).sum(0)
+        network.set_gains(torch.from_numpy(total).to(sums))
 
 
 def preparation(config: Config, stream: PhotonStream) -> Prepare:

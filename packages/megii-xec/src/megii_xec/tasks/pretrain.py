@@ -27,12 +27,21 @@ from megii_xec.data.stream import PhotonBatch, PhotonStream
 from megii_xec.losses import ReconstructionLoss
 from megii_xec.models.mae import MaskedAutoencoder, face_places, sensors_of_places
 from megii_xec.tasks import common
-from megii_xec.tasks.common import Prepare, build_stream, build_streams, check_stamp, load_encoder, stamp
+from megii_xec.tasks.common import (
+    Prepare,
+    build_stream,
+    build_streams,
+    calibrate,
+    check_stamp,
+    load_encoder,
+    stamp,
+)
 from megii_xec.tasks.hidden import prediction_file, summarize, weigh
 
 __all__ = [
-    "FINISH", "PretrainModule", "build_model", "build_stream", "build_streams", "check_stamp",
-    "compute_loss", "hide", "load_autoencoder", "load_encoder", "preparation", "stamp", "validate",
+    "FINISH", "PretrainModule", "build_model", "build_stream", "build_streams", "calibrate",
+    "check_stamp", "compute_loss", "hide", "load_autoencoder", "load_encoder", "preparation", "stamp",
+    "validate",
 ]  # fmt: skip
 
 FINISH = ("evaluate",)  # what can follow a training

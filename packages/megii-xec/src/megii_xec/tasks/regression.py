@@ -29,11 +29,11 @@ from megii_xec.models.deploy import PhotonReconstruction
 from megii_xec.models.readout import decode, head_size, num_places
 from megii_xec.models.regressor import XecRegressor
 from megii_xec.tasks import common
-from megii_xec.tasks.common import Prepare, build_stream, check_stamp, load_encoder, stamp
+from megii_xec.tasks.common import Prepare, build_stream, calibrate, check_stamp, load_encoder, stamp
 
 __all__ = [
-    "FINISH", "RegressionModule", "build_model", "build_stream", "build_streams", "check_stamp",
-    "compute_loss", "load_encoder", "load_reconstruction", "preparation", "stamp", "validate",
+    "FINISH", "RegressionModule", "build_model", "build_stream", "build_streams", "calibrate",
+    "check_stamp", "compute_loss", "load_encoder", "load_reconstruction", "preparation", "stamp", "validate",
 ]  # fmt: skip
 
 FINISH = ("export", "evaluate")  # what can follow a training
