@@ -4,6 +4,7 @@
 
 #include "core/adaptive.h"
 #include "core/dense.h"
+#include "core/equilinear.h"
 #include "core/nearest.h"
 #include "core/propagate.h"
 #include "core/table.h"
@@ -125,6 +126,82 @@ void narrow_mlp(const Layers& net, const T* rows, const T* weights, T* out, int6
   }
 }
 
+template <class T>
+void equi_widen(const T* weight, T* wide, int64_t pairs) {
+  for (int64_t p = 0; p < pairs; ++p) widen(weight + p * kCoefficients, wide + p * 2 * kComponents);
+}
+
+// kRows rows from x and y on, all channels out.
+template <class F, int kRows, class T>
+void equi_rows(const T* x, const WideCoefficients<T>& coefficients, const T* bias, T* y, int32_t outputs) {
+  const int32_t inputs = coefficients.inputs;
+  int32_t o = 0;
+  for (; o + 4 <= outputs; o += 4) {
+    for (int k = 0; k < kComponents; k += lane<F>::width) {
+      map_tile<F, kRows, 4>(x, coefficients, bias, y, inputs, outputs, o, k);
+    }
+  }
+  for (; o < outputs; ++o) {
+    for (int k = 0; k < kComponents; k += lane<F>::width) {
+      map_tile<F, kRows, 1>(x, coefficients, bias, y, inputs, outputs, o, k);
+    }
+  }
+}
+
+template <class F, class T>
+void equi_linear(const T* x, const T* wide, const T* bias, T* y, int32_t inputs, int32_t outputs, int64_t begin,
+                 int64_t end) {
+  constexpr int kRows = kRegisters >= 32 ? 4 : 2;
+  const WideCoefficients<T> coefficients{wide, inputs};
+  const int64_t in = int64_t{inputs} * kComponents, out = int64_t{outputs} * kComponents;
+  int64_t n = begin;
+  for (; n + kRows <= end; n += kRows) equi_rows<F, kRows>(x + n * in, coefficients, bias, y + n * out, outputs);
+  for (; n < end; ++n) equi_rows<F, 1>(x + n * in, coefficients, bias, y + n * out, outputs);
+}
+
+// Channels o to o + kOut of the gradient, all channels in.
+template <class F, int kOut, class T>
+void equi_gradient_rows(const T* x, const T* grad, T* wide, int32_t inputs, int32_t outputs, int64_t rows, int32_t o) {
+  constexpr int kIn = kRegisters >= 32 ? 2 : 1;
+  int32_t i = 0;
+  for (; i + kIn <= inputs; i += kIn) {
+    for (int k = 0; k < kComponents; k += lane<F>::width) {
+      gradient_tile<F, kOut, kIn>(x, grad, wide, inputs, outputs, rows, o, i, k);
+    }
+  }
+  for (; i < inputs; ++i) {
+    for (int k = 0; k < kComponents; k += lane<F>::width) {
+      gradient_tile<F, kOut, 1>(x, grad, wide, inputs, outputs, rows, o, i, k);
+    }
+  }
+}
+
+template <class F, class T>
+void equi_gradient(const T* x, const T* grad, T* wide, int32_t inputs, int32_t outputs, int64_t begin, int64_t end) {
+  constexpr int64_t kBlock = 32;  // rows whose numbers stay in the cache while every tile passes over them
+  std::memset(wide, 0, sizeof(T) * 2 * kComponents * static_cast<size_t>(inputs) * static_cast<size_t>(outputs));
+  for (int64_t n = begin; n < end; n += kBlock) {
+    const int64_t rows = n + kBlock < end ? kBlock : end - n;
+    const T* in = x + n * inputs * kComponents;
+    const T* slope = grad + n * outputs * kComponents;
+    int32_t o = 0;
+    for (; o + 4 <= outputs; o += 4) equi_gradient_rows<F, 4>(in, slope, wide, inputs, outputs, rows, o);
+    for (; o < outputs; ++o) equi_gradient_rows<F, 1>(in, slope, wide, inputs, outputs, rows, o);
+  }
+}
+
+template <class T>
+void equi_fold(const T* wide, T* out, int32_t parts, int64_t pairs) {
+  for (int64_t p = 0; p < pairs; ++p) {
+    T sum[2 * kComponents] = {};
+    for (int32_t part = 0; part < parts; ++part) {
+      const T* at = wide + (part * pairs + p) * 2 * kComponents;
+      for (int k = 0; k < 2 * kComponents; ++k) sum[k] += at[k];
+    }
+    for (int c = 0; c < kCoefficients; ++c) out[p * kCoefficients + c] = folded(sum, c);
+  }
+}
+
 // Weights of passed edges of `numbers` numbers from `x` on, which begin with a whole row of four columns.
 template <class F, class T>
 void passed_edges(const ColumnLanes<F>& columns, const T* x, int64_t numbers, int32_t* out) {
@@ -212,8 +289,10 @@ void nearest(const T* vectors, const T* codes, const T* half_norms, int64_t* out
 const Table HEPK_PASTE(table_, HEPK_ISA) = {
     HEPK_STRING(HEPK_ISA),
     {field<float_lanes>, pullback<float_lanes>, propagate<float_lanes>, propagate_adaptive<float_lanes>, narrow_mlp<float_lanes>,
+     equi_widen<float>, equi_linear<float_lanes>, equi_gradient<float_lanes>, equi_fold<float>,
      tokens<float_lanes>, nearest<float_lanes>},
     {field<double_lanes>, pullback<double_lanes>, propagate<double_lanes>, propagate_adaptive<double_lanes>, narrow_mlp<double_lanes>,
+     equi_widen<double>, equi_linear<double_lanes>, equi_gradient<double_lanes>, equi_fold<double>,
      tokens<double_lanes>, nearest<double_lanes>},
 };
 
