@@ -1,4 +1,5 @@
 // Compiled once per instruction set: loops over rows, a lane's width at a time.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -6,6 +7,7 @@
 #include "core/dense.h"
 #include "core/equilinear.h"
 #include "core/nearest.h"
+#include "core/pairs.h"
 #include "core/propagate.h"
 #include "core/table.h"
 #include "core/tokens.h"
@@ -110,18 +112,17 @@ void propagate_adaptive(const Grid& grid, const T* state, const T* z, const T* d
 
 template <class F, class T>
 void narrow_mlp(const Layers& net, const T* rows, const T* weights, T* out, int64_t begin, int64_t end) {
-  constexpr int kWidth = lane<F>::width;
+  constexpr int kPacks = 2, kRows = kPacks * lane<F>::width;
   const int inputs = net.sizes[0], outputs = net.sizes[net.num_layers];
-  for (int64_t n = begin; n < end; n += kPacks * kWidth) {
-    Activations<F> values;
-    for (int i = 0; i < inputs; ++i) {
-      for (int p = 0; p < kPacks; ++p) values[i][p] = load<F>(rows, n + p * kWidth, end - 1, inputs, i);
+  alignas(64) T values[kMaxWidth * kRows], next[kMaxWidth * kRows];
+  for (int64_t n = begin; n < end; n += kRows) {
+    for (int r = 0; r < kRows; ++r) {  // rows past the end repeat the last one
+      const T* row = rows + (n + r < end ? n + r : end - 1) * inputs;
+      for (int i = 0; i < inputs; ++i) values[i * kRows + r] = row[i];
     }
-    dense<F>(net, weights, values);
-    for (int i = 0; i < outputs; ++i) {
-      for (int p = 0; p < kPacks; ++p) {
-        if (n + p * kWidth < end) store(values[i][p], out, n + p * kWidth, end, outputs, i);
-      }
+    const T* results = dense<F, kPacks>(net, weights, values, next, kRows);
+    for (int r = 0; r < kRows && n + r < end; ++r) {
+      for (int i = 0; i < outputs; ++i) out[(n + r) * outputs + i] = results[i * kRows + r];
     }
   }
 }
@@ -199,6 +200,46 @@ void equi_fold(const T* wide, T* out, int32_t parts, int64_t pairs) {
       for (int k = 0; k < 2 * kComponents; ++k) sum[k] += at[k];
     }
     for (int c = 0; c < kCoefficients; ++c) out[p * kCoefficients + c] = folded(sum, c);
+  }
+}
+
+// One of the two particles of a lane of pairs; returns which pairs have it.
+template <class F, class T>
+Particle<F> load_particles(const int64_t* indices, int count, const T* scales, const double* directions,
+                           int64_t particles, bool* exists) {
+  constexpr int kWidth = lane<F>::width;
+  T scale[kScales][kWidth];
+  double direction[kDirections][kWidth];
+  for (int i = 0; i < kWidth; ++i) {
+    const int64_t wanted = indices[i < count ? i : count - 1];
+    const bool there = wanted >= 0 && wanted < particles;
+    const int64_t index = there ? wanted : 0;
+    exists[i] = exists[i] && there;
+    for (int c = 0; c < kScales; ++c) scale[c][i] = scales[index * kScales + c];
+    for (int c = 0; c < kDirections; ++c) direction[c][i] = directions[index * kDirections + c];
+  }
+  Particle<F> result;
+  std::memcpy(result.scales, scale, sizeof scale);
+  std::memcpy(result.directions, direction, sizeof direction);
+  return result;
+}
+
+template <class F, class T>
+void pair_features(const int64_t* first, const int64_t* second, const T* scales, const double* directions, T* out,
+                   int64_t particles, double floor, double delta_floor, int64_t begin, int64_t end) {
+  constexpr int kWidth = lane<F>::width;
+  for (int64_t n = begin; n < end; n += kWidth) {
+    const int count = end - n < kWidth ? static_cast<int>(end - n) : kWidth;
+    bool exists[kWidth];
+    std::fill(exists, exists + kWidth, true);
+    const Particle<F> a = load_particles<F>(first + n, count, scales, directions, particles, exists);
+    const Particle<F> b = load_particles<F>(second + n, count, scales, directions, particles, exists);
+    const PairFeatures<F> found = pair_features<F>(a, b, floor, delta_floor);
+    T columns[4][kWidth];
+    std::memcpy(columns, &found, sizeof columns);
+    for (int i = 0; i < count; ++i) {
+      for (int c = 0; c < 4; ++c) out[4 * (n + i) + c] = exists[i] ? columns[c][i] : static_cast<T>(NAN);
+    }
   }
 }
 
@@ -290,9 +331,11 @@ const Table HEPK_PASTE(table_, HEPK_ISA) = {
     HEPK_STRING(HEPK_ISA),
     {field<float_lanes>, pullback<float_lanes>, propagate<float_lanes>, propagate_adaptive<float_lanes>, narrow_mlp<float_lanes>,
      equi_widen<float>, equi_linear<float_lanes>, equi_gradient<float_lanes>, equi_fold<float>,
+     pair_features<float_lanes>,
      tokens<float_lanes>, nearest<float_lanes>},
     {field<double_lanes>, pullback<double_lanes>, propagate<double_lanes>, propagate_adaptive<double_lanes>, narrow_mlp<double_lanes>,
      equi_widen<double>, equi_linear<double_lanes>, equi_gradient<double_lanes>, equi_fold<double>,
+     pair_features<double_lanes>,
      tokens<double_lanes>, nearest<double_lanes>},
 };
 

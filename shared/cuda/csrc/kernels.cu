@@ -3,8 +3,10 @@
 #include <cuda_runtime.h>
 
 #include "core/adaptive.h"
+#include "core/dense.h"
 #include "core/equilinear.h"
 #include "core/nearest.h"
+#include "core/pairs.h"
 #include "core/propagate.h"
 #include "core/table.h"
 #include "core/tokens.h"
@@ -78,6 +80,22 @@ __global__ void __launch_bounds__(kThreads)
   result[2] = s.tx;
   result[3] = s.ty;
   result[4] = in[4];
+}
+
+// One thread a row; the numbers of a layer lie in shared memory, one column a thread, and all threads of a warp read the
+// same weight at once.
+template <class T, int threads>
+__global__ void __launch_bounds__(threads)
+    narrow_mlp_kernel(Layers net, const T* __restrict__ rows, const T* __restrict__ weights, T* __restrict__ out,
+                      int64_t num_rows) {
+  __shared__ T first[kMaxWidth * threads], second[kMaxWidth * threads];
+  const int64_t n = int64_t{blockIdx.x} * threads + threadIdx.x;
+  if (n >= num_rows) return;
+  const int inputs = net.sizes[0], outputs = net.sizes[net.num_layers];
+  T* values = first + threadIdx.x;
+  for (int i = 0; i < inputs; ++i) values[i * threads] = rows[n * inputs + i];
+  const T* results = dense<T, 1>(net, weights, values, second + threadIdx.x, threads);
+  for (int i = 0; i < outputs; ++i) out[n * outputs + i] = results[i * threads];
 }
 
 // One thread for one component of a tile of four rows and four channels, which have the neighbouring threads' blocks
@@ -159,6 +177,33 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+template <class T>
+__device__ Particle<T> load_particle(const T* __restrict__ scales, const double* __restrict__ directions, int64_t n) {
+  Particle<T> result;
+  for (int c = 0; c < kScales; ++c) result.scales[c] = scales[n * kScales + c];
+  for (int c = 0; c < kDirections; ++c) result.directions[c][0] = directions[n * kDirections + c];
+  return result;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    pair_features_kernel(const int64_t* __restrict__ first, const int64_t* __restrict__ second,
+                         const T* __restrict__ scales, const double* __restrict__ directions, T* __restrict__ out,
+                         int64_t particles, double floor, double delta_floor, int64_t rows) {
+  const int64_t n = this_row();
+  if (n >= rows) return;
+  const int64_t i = first[n], j = second[n];
+  const bool exists = i >= 0 && i < particles && j >= 0 && j < particles;
+  const Particle<T> a = load_particle(scales, directions, exists ? i : 0);
+  const Particle<T> b = load_particle(scales, directions, exists ? j : 0);
+  const PairFeatures<T> found = pair_features<T>(a, b, floor, delta_floor);
+  const T none = static_cast<T>(NAN);
+  out[4 * n] = exists ? found.log_kt : none;
+  out[4 * n + 1] = exists ? found.log_z : none;
+  out[4 * n + 2] = exists ? found.log_delta : none;
+  out[4 * n + 3] = exists ? found.log_mass2 : none;
+}
+
 // One thread an object, and one more for the missing momentum of the event.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
@@ -227,6 +272,15 @@ int cuda_propagate_adaptive(const Grid& grid, const T* state, const T* z, const 
 }
 
 template <class T>
+int cuda_narrow_mlp(const Layers& net, const T* rows, const T* weights, T* out, int64_t num_rows, void* stream) {
+  constexpr int threads = 256 / sizeof(T);  // 32 KiB of shared memory
+  const auto grid = static_cast<unsigned>((num_rows + threads - 1) / threads);
+  narrow_mlp_kernel<T, threads><<<grid, threads, 0, static_cast<cudaStream_t>(stream)>>>(net, rows, weights, out,
+                                                                                       num_rows);
+  return cudaGetLastError();
+}
+
+template <class T>
 int cuda_equi_linear(const T* x, const T* weight, const T* bias, T* y, int32_t inputs, int32_t outputs, int64_t rows,
                      void* stream) {
   const int64_t threads = (rows + 3) / 4 * ((outputs + 3) / 4) * kComponents;
@@ -246,6 +300,14 @@ int cuda_equi_gradient(const T* x, const T* grad, T* wide, T* out, int32_t input
   equi_gradient_kernel<<<blocks(parts * tiles * kComponents), kThreads, 0, queue>>>(x, grad, wide, inputs, outputs,
                                                                                   parts, rows);
   equi_fold_kernel<<<blocks(pairs * 2 * kComponents), kThreads, 0, queue>>>(wide, out, parts, pairs);
+  return cudaGetLastError();
+}
+
+template <class T>
+int cuda_pair_features(const int64_t* first, const int64_t* second, const T* scales, const double* directions, T* out,
+                       int64_t particles, double floor, double delta_floor, int64_t rows, void* stream) {
+  pair_features_kernel<<<blocks(rows), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+      first, second, scales, directions, out, particles, floor, delta_floor, rows);
   return cudaGetLastError();
 }
 
@@ -280,11 +342,17 @@ template int cuda_propagate_adaptive(const Grid&, const float*, const float*, co
                                      int64_t, void*);
 template int cuda_propagate_adaptive(const Grid&, const double*, const double*, const double*, double*,
                                      const StepControl&, int64_t, void*);
+template int cuda_narrow_mlp(const Layers&, const float*, const float*, float*, int64_t, void*);
+template int cuda_narrow_mlp(const Layers&, const double*, const double*, double*, int64_t, void*);
 template int cuda_equi_linear(const float*, const float*, const float*, float*, int32_t, int32_t, int64_t, void*);
 template int cuda_equi_linear(const double*, const double*, const double*, double*, int32_t, int32_t, int64_t, void*);
 template int cuda_equi_gradient(const float*, const float*, float*, float*, int32_t, int32_t, int32_t, int64_t, void*);
 template int cuda_equi_gradient(const double*, const double*, double*, double*, int32_t, int32_t, int32_t, int64_t,
                                 void*);
+template int cuda_pair_features(const int64_t*, const int64_t*, const float*, const double*, float*, int64_t, double,
+                                double, int64_t, void*);
+template int cuda_pair_features(const int64_t*, const int64_t*, const double*, const double*, double*, int64_t, double,
+                                double, int64_t, void*);
 template int cuda_tokens(const EventBins&, const float*, const float*, const int8_t*, int64_t*, int32_t, int64_t,
                          void*);
 template int cuda_tokens(const EventBins&, const double*, const double*, const int8_t*, int64_t*, int32_t, int64_t,

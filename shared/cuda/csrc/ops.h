@@ -173,6 +173,37 @@ Tensor equi_linear_gradient(Tensor x, Tensor grad) {
   return out;
 }
 
+template <class Device>
+Tensor pair_features(Tensor first, Tensor second, Tensor scales, Tensor directions, double floor, double delta_floor) {
+  const char* op = "hep::pair_features";
+  scales = leading_rows<Device>(op, "scales", scales, kScales);
+  STD_TORCH_CHECK(directions.device() == scales.device() && directions.scalar_type() == ScalarType::Double, op,
+                  ": directions must be float64 on the device of scales");
+  STD_TORCH_CHECK(directions.dim() == 2 && directions.size(0) == scales.size(0) && directions.size(1) == kDirections,
+                  op, ": directions must be (M, 4)");
+  STD_TORCH_CHECK(scales.size(0) <= std::numeric_limits<int32_t>::max() / kScales, op, ": too many particles");
+  for (const Tensor* index : {&first, &second}) {
+    STD_TORCH_CHECK(index->device() == scales.device() && index->scalar_type() == ScalarType::Long, op,
+                    ": first and second must be int64 on the device of scales");
+    STD_TORCH_CHECK(index->dim() == 1 && index->size(0) == first.size(0), op, ": first and second must be (P,)");
+  }
+  STD_TORCH_CHECK(floor >= 1e-30 && delta_floor >= 0, op, ": floor must be at least 1e-30 and delta_floor at least 0");
+  directions = torch::stable::contiguous(directions);
+  first = torch::stable::contiguous(first);
+  second = torch::stable::contiguous(second);
+  Tensor out = torch::stable::new_empty(scales, {first.size(0), 4});
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Device::template pair_features<T>(first, data<int64_t>(first), data<int64_t>(second), data<T>(scales),
+                                      data<double>(directions), static_cast<T*>(out.mutable_data_ptr()),
+                                      scales.size(0), floor, delta_floor);
+  };
+  if (first.size(0) == 0) return out;
+  STD_TORCH_CHECK(scales.size(0) > 0, op, ": pairs need particles");
+  scales.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  return out;
+}
+
 // Edges of a column; an unused one is NaN, which nothing passes.
 inline void set_column(const char* op, Columns& columns, int column, const std::vector<double>& edges, int64_t num_bins,
                        int32_t weight, bool folded) {

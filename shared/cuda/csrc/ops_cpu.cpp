@@ -121,6 +121,15 @@ struct Cpu {
   }
 
   template <class T>
+  static void pair_features(const Tensor& rows, const int64_t* first, const int64_t* second, const T* scales,
+                            const double* directions, T* out, int64_t particles, double floor, double delta_floor) {
+    const auto& kernel = kernels<T>();
+    torch::stable::parallel_for(0, rows.size(0), kGrain, [&](int64_t begin, int64_t end) {
+      kernel.pair_features(first, second, scales, directions, out, particles, floor, delta_floor, begin, end);
+    });
+  }
+
+  template <class T>
   static void tokens(const Tensor& rows, const hepk::EventBins& bins, const T* features, const T* missing,
                      const int8_t* ids, int64_t* out, int32_t objects) {
     const auto& kernel = kernels<T>();
@@ -149,6 +158,7 @@ STABLE_TORCH_LIBRARY_IMPL(hep, CPU, m) {
   m.impl("narrow_mlp", TORCH_BOX(&hepk::narrow_mlp<Cpu>));
   m.impl("equi_linear", TORCH_BOX(&hepk::equi_linear<Cpu>));
   m.impl("equi_linear_gradient", TORCH_BOX(&hepk::equi_linear_gradient<Cpu>));
+  m.impl("pair_features", TORCH_BOX(&hepk::pair_features<Cpu>));
   m.impl("event_tokens", TORCH_BOX(&hepk::event_tokens<Cpu>));
   m.impl("nearest_code", TORCH_BOX(&hepk::nearest_code<Cpu>));
 }

@@ -75,9 +75,9 @@ def test_gradient_of_the_coefficients(channels: tuple[int, int], dtype: torch.dt
 def test_shapes_and_missing_bias(device: str) -> None:
     x, weight, _ = make_map(24, 4, 3, device=device)
     expected = equi_linear(x, weight, weight.new_zeros(3))
-    assert torch.equal(equi_linear(x, weight), expected)
-    assert torch.equal(equi_linear(x.view(2, 3, 4, 4, 16), weight), expected.view(2, 3, 4, 3, 16))
-    assert torch.equal(equi_linear(x[0], weight), expected[0])
+    torch.testing.assert_close(equi_linear(x, weight), expected)
+    torch.testing.assert_close(equi_linear(x.view(2, 3, 4, 4, 16), weight), expected.view(2, 3, 4, 3, 16))
+    torch.testing.assert_close(equi_linear(x[0], weight), expected[0])
 
 
 def test_strides_do_not_matter(dtype: torch.dtype, device: str) -> None:
@@ -85,10 +85,10 @@ def test_strides_do_not_matter(dtype: torch.dtype, device: str) -> None:
     turned = [t.transpose(0, 1).contiguous().transpose(0, 1) for t in (x, weight)]
     spread = torch.stack([bias, bias], dim=1)[:, 0]
     assert not any(t.is_contiguous() for t in (*turned, spread))
-    assert torch.equal(equi.operator(*turned, spread), equi.operator(x, weight, bias))
+    torch.testing.assert_close(equi.operator(*turned, spread), equi.operator(x, weight, bias))
     grad = torch.randn(7, 9, 16, dtype=dtype, device=device).transpose(0, 1)
     found = equi.gradient_operator(turned[0], grad)
-    assert torch.equal(found, equi.gradient_operator(x, grad.contiguous()))
+    torch.testing.assert_close(found, equi.gradient_operator(x, grad.contiguous()))
 
 
 def test_number_of_threads_does_not_matter() -> None:

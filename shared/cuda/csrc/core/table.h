@@ -17,6 +17,8 @@ struct Grid {
 constexpr int kComponents = 16, kCoefficients = 10;  // of a multivector, and of a linear map between two of them
 constexpr int64_t kMaxChannels = 4096;
 
+constexpr int kScales = 5, kDirections = 4;  // of a particle, for pairs: see pairs.h
+
 constexpr int kMaxEdges = 15;
 constexpr int kMaxObjects = 1024;  // of an event
 constexpr int kNumIds = 7;         // kinds of object
@@ -76,6 +78,9 @@ struct Kernels {
                         int64_t end);
   // wide (parts, pairs, 32) -> sum over the parts in the layout of the weight (pairs, 10)
   void (*equi_fold)(const T* wide, T* out, int32_t parts, int64_t pairs);
+  // first, second (P,), scales (M, 5), directions (M, 4) -> features (P, 4); NaN where an index is not below M
+  void (*pair_features)(const int64_t* first, const int64_t* second, const T* scales, const double* directions,
+                        T* out, int64_t particles, double floor, double delta_floor, int64_t begin, int64_t end);
   // features (N, P, 4), missing (N, 2), ids (N, P) -> tokens (N, P + 2); 1 <= P <= kMaxObjects
   void (*tokens)(const EventBins& bins, const T* features, const T* missing, const int8_t* ids, int64_t* tokens,
                  int32_t objects, int64_t begin, int64_t end);
@@ -108,12 +113,17 @@ template <class T>
 int cuda_propagate_adaptive(const Grid& grid, const T* state, const T* z, const T* dz, T* out,
                             const StepControl& control, int64_t rows, void* stream);
 template <class T>
+int cuda_narrow_mlp(const Layers& net, const T* rows, const T* weights, T* out, int64_t num_rows, void* stream);
+template <class T>
 int cuda_equi_linear(const T* x, const T* weight, const T* bias, T* y, int32_t inputs, int32_t outputs, int64_t rows,
                      void* stream);
 // `wide` has room for `parts` parts of (O, I, 32)
 template <class T>
 int cuda_equi_gradient(const T* x, const T* grad, T* wide, T* out, int32_t inputs, int32_t outputs, int32_t parts,
                        int64_t rows, void* stream);
+template <class T>
+int cuda_pair_features(const int64_t* first, const int64_t* second, const T* scales, const double* directions, T* out,
+                       int64_t particles, double floor, double delta_floor, int64_t rows, void* stream);
 template <class T>
 int cuda_tokens(const EventBins& bins, const T* features, const T* missing, const int8_t* ids, int64_t* tokens,
                 int32_t objects, int64_t rows, void* stream);
