@@ -110,20 +110,65 @@ void propagate_adaptive(const Grid& grid, const T* state, const T* z, const T* d
   });
 }
 
+// One lane's width of rows of `columns` numbers, all of which exist, to values[column stride + row] and back.
+template <class F, class T>
+void to_columns(const T* rows, int columns, T* values, int stride) {
+#if defined(HEPK_LANES)
+  if constexpr (run_of<F>::available) {
+    for (int c = 0; c < columns; c += 8) {
+      const int count = columns - c < 8 ? columns - c : 8;
+      const auto run = [&](int r) { return load_run(rows + r * columns + c, count); };
+      F block[8];
+      for (int i = 0; i < 8; ++i) block[i] = runs<F>(run, i);
+      transpose(block);
+      for (int i = 0; i < count; ++i) write(block[i], values + (c + i) * stride);
+    }
+    return;
+  }
+#endif
+  for (int r = 0; r < lane<F>::width; ++r) {
+    for (int c = 0; c < columns; ++c) values[c * stride + r] = rows[r * columns + c];
+  }
+}
+
+template <class F, class T>
+void to_rows(const T* values, int stride, T* rows, int columns) {
+#if defined(HEPK_LANES)
+  if constexpr (run_of<F>::available) {
+    for (int c = 0; c < columns; c += 8) {
+      const int count = columns - c < 8 ? columns - c : 8;
+      F block[8];
+      for (int i = 0; i < 8; ++i) block[i] = read<F>(values + (c + (i < count ? i : 0)) * stride);
+      transpose(block);
+      for (int r = 0; r < lane<F>::width; ++r) store_run(run_in(block[r % 8], r / 8), rows + r * columns + c, count);
+    }
+    return;
+  }
+#endif
+  for (int r = 0; r < lane<F>::width; ++r) {
+    for (int c = 0; c < columns; ++c) rows[r * columns + c] = values[c * stride + r];
+  }
+}
+
 template <class F, class T>
 void narrow_mlp(const Layers& net, const T* rows, const T* weights, T* out, int64_t begin, int64_t end) {
-  constexpr int kPacks = 2, kRows = kPacks * lane<F>::width;
+  constexpr int kPacks = 2, kWidth = lane<F>::width, kRows = kPacks * kWidth;
   const int inputs = net.sizes[0], outputs = net.sizes[net.num_layers];
-  alignas(64) T values[kMaxWidth * kRows], next[kMaxWidth * kRows];
+  alignas(64) T values[kMaxWidth * kRows], next[kMaxWidth * kRows], rest[kMaxWidth * kRows];
   for (int64_t n = begin; n < end; n += kRows) {
-    for (int r = 0; r < kRows; ++r) {  // rows past the end repeat the last one
-      const T* row = rows + (n + r < end ? n + r : end - 1) * inputs;
-      for (int i = 0; i < inputs; ++i) values[i * kRows + r] = row[i];
+    const bool whole = n + kRows <= end;
+    const T* in = rows + n * inputs;
+    if (!whole) {  // rows past the end are zero
+      const auto count = static_cast<size_t>((end - n) * inputs);
+      std::memset(rest, 0, sizeof rest);
+      std::memcpy(rest, in, count * sizeof(T));
+      in = rest;
     }
+    for (int p = 0; p < kPacks; ++p) to_columns<F>(in + p * kWidth * inputs, inputs, values + p * kWidth, kRows);
     const T* results = dense<F, kPacks>(net, weights, values, next, kRows);
-    for (int r = 0; r < kRows && n + r < end; ++r) {
-      for (int i = 0; i < outputs; ++i) out[(n + r) * outputs + i] = results[i * kRows + r];
-    }
+    T* target = whole ? out + n * outputs : rest;
+    for (int p = 0; p < kPacks; ++p) to_rows<F>(results + p * kWidth, kRows, target + p * kWidth * outputs, outputs);
+    if (!whole) std::memcpy(out + n * outputs, rest, static_cast<size_t>((end - n) * outputs) * sizeof(T));
   }
 }
 

@@ -115,7 +115,7 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     high = torch.cat([dual.flip(0)[:8], direct.flip(0)[:8]], dim=1)
     both = torch.stack([x[..., :8], x.flip(2)[..., :8]], dim=1)  # (N, 2, I, 8)
     y = torch.bmm(both.flatten(1, 2).permute(2, 0, 1), torch.cat([low, high], dim=2))  # (8, N, 2 O)
-    front, back = y.permute(1, 2, 0).split(outputs, dim=1)
+    front, back = torch.split(y.permute(1, 2, 0), outputs, dim=1)
     return torch.cat([front, back.flip(2)], dim=2) + functional.pad(bias[:, None], (0, NUM_COMPONENTS - 1))
 
 
@@ -125,8 +125,8 @@ def gradient_reference(x: Tensor, grad: Tensor) -> Tensor:
     direct, dual = torch.bmm(slope, same), torch.bmm(slope, same.flip(0))  # (16, O, I)
     dual = dual * x.new_tensor(DUAL_SIGNS)[:, None, None]
     sizes = [GRADES.count(grade) for grade in range(5)]
-    by_grade = [part.sum(0) for part in direct.split(sizes)]
-    by_grade += [part.sum(0) for part in dual.split(sizes)][::-1]
+    by_grade = [part.sum(0) for part in torch.split(direct, sizes)]
+    by_grade += [part.sum(0) for part in torch.split(dual, sizes)][::-1]
     return torch.stack(by_grade, dim=2)
 
 

@@ -104,8 +104,9 @@ def pair_features(features: Tensor, *, with_energy: bool) -> Tensor:
     sinh, cosh = (growth - 1 / growth) / 2, (growth + 1 / growth) / 2
     momentum = pt * cosh
     energy = energy if with_energy else momentum
-    scales = [pt, energy, momentum, pt, (energy - momentum) * (energy + momentum)]
-    particles = pairs.Particles(*(s.to(features.dtype) for s in scales), sinh, cosh, phi.sin(), phi.cos())
+    mass2 = (energy - momentum) * (energy + momentum)
+    pt, energy, momentum, mass2 = (v.to(features.dtype) for v in (pt, energy, momentum, mass2))
+    particles = pairs.Particles(pt, energy, momentum, pt, mass2, sinh, cosh, phi.sin(), phi.cos())
     start = torch.arange(num_events, device=features.device)[:, None] * num_objects
     first, second = ((start + index).flatten() for index in triangle(num_objects, features.device)[0])
     found = pairs.pair_features(particles, first, second, floor=_FLOOR, delta_floor=_DELTA_FLOOR)
