@@ -98,8 +98,8 @@ __global__ void __launch_bounds__(threads)
   for (int i = 0; i < outputs; ++i) out[n * outputs + i] = results[i * threads];
 }
 
-// One thread for one component of a tile of four rows and four channels, which have the neighbouring threads' blocks
-// of sixteen numbers in common.
+// One thread for one component of a tile of four rows and four channels; sixteen neighbouring threads read the sixteen
+// components of a multivector together.
 template <class T, int kRows>
 __device__ void equi_rows(const T* __restrict__ x, const StoredCoefficients<T>& coefficients,
                           const T* __restrict__ bias, T* __restrict__ y, int32_t outputs, int32_t o, int k) {
