@@ -1,10 +1,13 @@
 // Compiled once per instruction set: loops over rows, a lane's width at a time.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
 #include "core/adaptive.h"
 #include "core/dense.h"
+#include "core/equilinear.h"
 #include "core/nearest.h"
+#include "core/pairs.h"
 #include "core/propagate.h"
 #include "core/table.h"
 #include "core/tokens.h"
@@ -107,20 +110,180 @@ void propagate_adaptive(const Grid& grid, const T* state, const T* z, const T* d
   });
 }
 
+// One lane's width of rows of `columns` numbers, all of which exist, to values[column stride + row] and back.
+template <class F, class T>
+void to_columns(const T* rows, int columns, T* values, int stride) {
+#if defined(HEPK_LANES)
+  if constexpr (run_of<F>::available) {
+    for (int c = 0; c < columns; c += 8) {
+      const int count = columns - c < 8 ? columns - c : 8;
+      const auto run = [&](int r) { return load_run(rows + r * columns + c, count); };
+      F block[8];
+      for (int i = 0; i < 8; ++i) block[i] = runs<F>(run, i);
+      transpose(block);
+      for (int i = 0; i < count; ++i) write(block[i], values + (c + i) * stride);
+    }
+    return;
+  }
+#endif
+  for (int r = 0; r < lane<F>::width; ++r) {
+    for (int c = 0; c < columns; ++c) values[c * stride + r] = rows[r * columns + c];
+  }
+}
+
+template <class F, class T>
+void to_rows(const T* values, int stride, T* rows, int columns) {
+#if defined(HEPK_LANES)
+  if constexpr (run_of<F>::available) {
+    for (int c = 0; c < columns; c += 8) {
+      const int count = columns - c < 8 ? columns - c : 8;
+      F block[8];
+      for (int i = 0; i < 8; ++i) block[i] = read<F>(values + (c + (i < count ? i : 0)) * stride);
+      transpose(block);
+      for (int r = 0; r < lane<F>::width; ++r) store_run(run_in(block[r % 8], r / 8), rows + r * columns + c, count);
+    }
+    return;
+  }
+#endif
+  for (int r = 0; r < lane<F>::width; ++r) {
+    for (int c = 0; c < columns; ++c) rows[r * columns + c] = values[c * stride + r];
+  }
+}
+
 template <class F, class T>
 void narrow_mlp(const Layers& net, const T* rows, const T* weights, T* out, int64_t begin, int64_t end) {
-  constexpr int kWidth = lane<F>::width;
+  constexpr int kPacks = 2, kWidth = lane<F>::width, kRows = kPacks * kWidth;
   const int inputs = net.sizes[0], outputs = net.sizes[net.num_layers];
-  for (int64_t n = begin; n < end; n += kPacks * kWidth) {
-    Activations<F> values;
-    for (int i = 0; i < inputs; ++i) {
-      for (int p = 0; p < kPacks; ++p) values[i][p] = load<F>(rows, n + p * kWidth, end - 1, inputs, i);
+  alignas(64) T values[kMaxWidth * kRows], next[kMaxWidth * kRows], rest[kMaxWidth * kRows];
+  for (int64_t n = begin; n < end; n += kRows) {
+    const bool whole = n + kRows <= end;
+    const T* in = rows + n * inputs;
+    if (!whole) {  // rows past the end are zero
+      const auto count = static_cast<size_t>((end - n) * inputs);
+      std::memset(rest, 0, sizeof rest);
+      std::memcpy(rest, in, count * sizeof(T));
+      in = rest;
     }
-    dense<F>(net, weights, values);
-    for (int i = 0; i < outputs; ++i) {
-      for (int p = 0; p < kPacks; ++p) {
-        if (n + p * kWidth < end) store(values[i][p], out, n + p * kWidth, end, outputs, i);
-      }
+    for (int p = 0; p < kPacks; ++p) to_columns<F>(in + p * kWidth * inputs, inputs, values + p * kWidth, kRows);
+    const T* results = dense<F, kPacks>(net, weights, values, next, kRows);
+    T* target = whole ? out + n * outputs : rest;
+    for (int p = 0; p < kPacks; ++p) to_rows<F>(results + p * kWidth, kRows, target + p * kWidth * outputs, outputs);
+    if (!whole) std::memcpy(out + n * outputs, rest, static_cast<size_t>((end - n) * outputs) * sizeof(T));
+  }
+}
+
+template <class T>
+void equi_widen(const T* weight, T* wide, int64_t pairs) {
+  for (int64_t p = 0; p < pairs; ++p) widen(weight + p * kCoefficients, wide + p * 2 * kComponents);
+}
+
+// kRows rows from x and y on, all channels out.
+template <class F, int kRows, class T>
+void equi_rows(const T* x, const WideCoefficients<T>& coefficients, const T* bias, T* y, int32_t outputs) {
+  const int32_t inputs = coefficients.inputs;
+  int32_t o = 0;
+  for (; o + 4 <= outputs; o += 4) {
+    for (int k = 0; k < kComponents; k += lane<F>::width) {
+      map_tile<F, kRows, 4>(x, coefficients, bias, y, inputs, outputs, o, k);
+    }
+  }
+  for (; o < outputs; ++o) {
+    for (int k = 0; k < kComponents; k += lane<F>::width) {
+      map_tile<F, kRows, 1>(x, coefficients, bias, y, inputs, outputs, o, k);
+    }
+  }
+}
+
+template <class F, class T>
+void equi_linear(const T* x, const T* wide, const T* bias, T* y, int32_t inputs, int32_t outputs, int64_t begin,
+                 int64_t end) {
+  constexpr int kRows = kRegisters >= 32 ? 4 : 2;
+  const WideCoefficients<T> coefficients{wide, inputs};
+  const int64_t in = int64_t{inputs} * kComponents, out = int64_t{outputs} * kComponents;
+  int64_t n = begin;
+  for (; n + kRows <= end; n += kRows) equi_rows<F, kRows>(x + n * in, coefficients, bias, y + n * out, outputs);
+  for (; n < end; ++n) equi_rows<F, 1>(x + n * in, coefficients, bias, y + n * out, outputs);
+}
+
+// Channels o to o + kOut of the gradient, all channels in.
+template <class F, int kOut, class T>
+void equi_gradient_rows(const T* x, const T* grad, T* wide, int32_t inputs, int32_t outputs, int64_t rows, int32_t o) {
+  constexpr int kIn = kRegisters >= 32 ? 2 : 1;
+  int32_t i = 0;
+  for (; i + kIn <= inputs; i += kIn) {
+    for (int k = 0; k < kComponents; k += lane<F>::width) {
+      gradient_tile<F, kOut, kIn>(x, grad, wide, inputs, outputs, rows, o, i, k);
+    }
+  }
+  for (; i < inputs; ++i) {
+    for (int k = 0; k < kComponents; k += lane<F>::width) {
+      gradient_tile<F, kOut, 1>(x, grad, wide, inputs, outputs, rows, o, i, k);
+    }
+  }
+}
+
+template <class F, class T>
+void equi_gradient(const T* x, const T* grad, T* wide, int32_t inputs, int32_t outputs, int64_t begin, int64_t end) {
+  constexpr int64_t kBlock = 32;  // rows whose numbers stay in the cache while every tile passes over them
+  std::memset(wide, 0, sizeof(T) * 2 * kComponents * static_cast<size_t>(inputs) * static_cast<size_t>(outputs));
+  for (int64_t n = begin; n < end; n += kBlock) {
+    const int64_t rows = n + kBlock < end ? kBlock : end - n;
+    const T* in = x + n * inputs * kComponents;
+    const T* slope = grad + n * outputs * kComponents;
+    int32_t o = 0;
+    for (; o + 4 <= outputs; o += 4) equi_gradient_rows<F, 4>(in, slope, wide, inputs, outputs, rows, o);
+    for (; o < outputs; ++o) equi_gradient_rows<F, 1>(in, slope, wide, inputs, outputs, rows, o);
+  }
+}
+
+template <class T>
+void equi_fold(const T* wide, T* out, int32_t parts, int64_t pairs) {
+  for (int64_t p = 0; p < pairs; ++p) {
+    T sum[2 * kComponents] = {};
+    for (int32_t part = 0; part < parts; ++part) {
+      const T* at = wide + (part * pairs + p) * 2 * kComponents;
+      for (int k = 0; k < 2 * kComponents; ++k) sum[k] += at[k];
+    }
+    for (int c = 0; c < kCoefficients; ++c) out[p * kCoefficients + c] = folded(sum, c);
+  }
+}
+
+// One of the two particles of a lane of pairs; returns which pairs have it.
+template <class F, class T>
+Particle<F> load_particles(const int64_t* indices, int count, const T* scales, const double* directions,
+                           int64_t particles, bool* exists) {
+  constexpr int kWidth = lane<F>::width;
+  T scale[kScales][kWidth];
+  double direction[kDirections][kWidth];
+  for (int i = 0; i < kWidth; ++i) {
+    const int64_t wanted = indices[i < count ? i : count - 1];
+    const bool there = wanted >= 0 && wanted < particles;
+    const int64_t index = there ? wanted : 0;
+    exists[i] = exists[i] && there;
+    for (int c = 0; c < kScales; ++c) scale[c][i] = scales[index * kScales + c];
+    for (int c = 0; c < kDirections; ++c) direction[c][i] = directions[index * kDirections + c];
+  }
+  Particle<F> result;
+  std::memcpy(result.scales, scale, sizeof scale);
+  std::memcpy(result.directions, direction, sizeof direction);
+  return result;
+}
+
+template <class F, class T>
+void pair_features(const int64_t* first, const int64_t* second, const T* scales, const double* directions, T* out,
+                   int64_t particles, double floor, double delta_floor, int64_t begin, int64_t end) {
+  constexpr int kWidth = lane<F>::width;
+  for (int64_t n = begin; n < end; n += kWidth) {
+    const int count = end - n < kWidth ? static_cast<int>(end - n) : kWidth;
+    bool exists[kWidth];
+    std::fill(exists, exists + kWidth, true);
+    const Particle<F> a = load_particles<F>(first + n, count, scales, directions, particles, exists);
+    const Particle<F> b = load_particles<F>(second + n, count, scales, directions, particles, exists);
+    const PairFeatures<F> found = pair_features<F>(a, b, floor, delta_floor);
+    T columns[4][kWidth];
+    std::memcpy(columns, &found, sizeof columns);
+    for (int i = 0; i < count; ++i) {
+      for (int c = 0; c < 4; ++c) out[4 * (n + i) + c] = exists[i] ? columns[c][i] : static_cast<T>(NAN);
     }
   }
 }
@@ -212,8 +375,12 @@ void nearest(const T* vectors, const T* codes, const T* half_norms, int64_t* out
 const Table HEPK_PASTE(table_, HEPK_ISA) = {
     HEPK_STRING(HEPK_ISA),
     {field<float_lanes>, pullback<float_lanes>, propagate<float_lanes>, propagate_adaptive<float_lanes>, narrow_mlp<float_lanes>,
+     equi_widen<float>, equi_linear<float_lanes>, equi_gradient<float_lanes>, equi_fold<float>,
+     pair_features<float_lanes>,
      tokens<float_lanes>, nearest<float_lanes>},
     {field<double_lanes>, pullback<double_lanes>, propagate<double_lanes>, propagate_adaptive<double_lanes>, narrow_mlp<double_lanes>,
+     equi_widen<double>, equi_linear<double_lanes>, equi_gradient<double_lanes>, equi_fold<double>,
+     pair_features<double_lanes>,
      tokens<double_lanes>, nearest<double_lanes>},
 };
 

@@ -3,7 +3,10 @@
 #include <cuda_runtime.h>
 
 #include "core/adaptive.h"
+#include "core/dense.h"
+#include "core/equilinear.h"
 #include "core/nearest.h"
+#include "core/pairs.h"
 #include "core/propagate.h"
 #include "core/table.h"
 #include "core/tokens.h"
@@ -79,6 +82,128 @@ __global__ void __launch_bounds__(kThreads)
   result[4] = in[4];
 }
 
+// One thread a row; the numbers of a layer lie in shared memory, one column a thread, and all threads of a warp read the
+// same weight at once.
+template <class T, int threads>
+__global__ void __launch_bounds__(threads)
+    narrow_mlp_kernel(Layers net, const T* __restrict__ rows, const T* __restrict__ weights, T* __restrict__ out,
+                      int64_t num_rows) {
+  __shared__ T first[kMaxWidth * threads], second[kMaxWidth * threads];
+  const int64_t n = int64_t{blockIdx.x} * threads + threadIdx.x;
+  if (n >= num_rows) return;
+  const int inputs = net.sizes[0], outputs = net.sizes[net.num_layers];
+  T* values = first + threadIdx.x;
+  for (int i = 0; i < inputs; ++i) values[i * threads] = rows[n * inputs + i];
+  const T* results = dense<T, 1>(net, weights, values, second + threadIdx.x, threads);
+  for (int i = 0; i < outputs; ++i) out[n * outputs + i] = results[i * threads];
+}
+
+// One thread for one component of a tile of four rows and four channels; sixteen neighbouring threads read the sixteen
+// components of a multivector together.
+template <class T, int kRows>
+__device__ void equi_rows(const T* __restrict__ x, const StoredCoefficients<T>& coefficients,
+                          const T* __restrict__ bias, T* __restrict__ y, int32_t outputs, int32_t o, int k) {
+  const int32_t inputs = coefficients.inputs;
+  if (o + 4 <= outputs) {
+    map_tile<T, kRows, 4>(x, coefficients, bias, y, inputs, outputs, o, k);
+  } else {
+    for (; o < outputs; ++o) map_tile<T, kRows, 1>(x, coefficients, bias, y, inputs, outputs, o, k);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    equi_linear_kernel(const T* __restrict__ x, const T* __restrict__ weight, const T* __restrict__ bias,
+                       T* __restrict__ y, int32_t inputs, int32_t outputs, int64_t rows) {
+  const int k = static_cast<int>(threadIdx.x % kComponents);
+  const int64_t tile = this_row() / kComponents, tiles = (outputs + 3) / 4;
+  const int32_t o = static_cast<int32_t>(tile % tiles) * 4;
+  const int64_t n = tile / tiles * 4;
+  const StoredCoefficients<T> coefficients{weight, inputs};
+  const T* in = x + n * inputs * kComponents;
+  T* out = y + n * outputs * kComponents;
+  if (n + 4 <= rows) {
+    equi_rows<T, 4>(in, coefficients, bias, out, outputs, o, k);
+  } else {
+    for (int64_t r = 0; n + r < rows; ++r) {
+      equi_rows<T, 1>(in + r * inputs * kComponents, coefficients, bias, out + r * outputs * kComponents, outputs, o,
+                      k);
+    }
+  }
+}
+
+// One thread for one component of a tile of four channels out and two in, over one part of the rows.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    equi_gradient_kernel(const T* __restrict__ x, const T* __restrict__ grad, T* __restrict__ wide, int32_t inputs,
+                         int32_t outputs, int32_t parts, int64_t rows) {
+  const int k = static_cast<int>(threadIdx.x % kComponents);
+  const int64_t tile = this_row() / kComponents, tiles_in = (inputs + 1) / 2, tiles_out = (outputs + 3) / 4;
+  const int64_t part = tile / (tiles_in * tiles_out), step = (rows + parts - 1) / parts, begin = part * step;
+  if (part >= parts) return;
+  const int64_t left = rows - begin, count = left < step ? left : step;
+  const int32_t i = static_cast<int32_t>(tile % tiles_in) * 2;
+  const int32_t o = static_cast<int32_t>(tile / tiles_in % tiles_out) * 4;
+  const T* in = x + begin * inputs * kComponents;
+  const T* slope = grad + begin * outputs * kComponents;
+  T* sums = wide + part * inputs * outputs * 2 * kComponents;
+  if (o + 4 <= outputs && i + 2 <= inputs) {
+    gradient_tile<T, 4, 2>(in, slope, sums, inputs, outputs, count, o, i, k);
+    return;
+  }
+  for (int32_t q = o; q < o + 4 && q < outputs; ++q) {
+    for (int32_t j = i; j < i + 2 && j < inputs; ++j) {
+      gradient_tile<T, 1, 1>(in, slope, sums, inputs, outputs, count, q, j, k);
+    }
+  }
+}
+
+// 32 threads for one pair of channels: one sums a component over the parts, ten of them make the coefficients.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    equi_fold_kernel(const T* __restrict__ wide, T* __restrict__ out, int32_t parts, int64_t pairs) {
+  constexpr int kWide = 2 * kComponents;
+  __shared__ T sums[kThreads];
+  const int64_t n = this_row(), pair = n / kWide;
+  T sum = 0;
+  if (pair < pairs) {
+    for (int32_t part = 0; part < parts; ++part) sum += wide[part * pairs * kWide + n];
+  }
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  const int c = static_cast<int>(threadIdx.x % kWide);
+  if (pair < pairs && c < kCoefficients) {
+    out[pair * kCoefficients + c] = folded(sums + threadIdx.x / kWide * kWide, c);
+  }
+}
+
+template <class T>
+__device__ Particle<T> load_particle(const T* __restrict__ scales, const double* __restrict__ directions, int64_t n) {
+  Particle<T> result;
+  for (int c = 0; c < kScales; ++c) result.scales[c] = scales[n * kScales + c];
+  for (int c = 0; c < kDirections; ++c) result.directions[c][0] = directions[n * kDirections + c];
+  return result;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    pair_features_kernel(const int64_t* __restrict__ first, const int64_t* __restrict__ second,
+                         const T* __restrict__ scales, const double* __restrict__ directions, T* __restrict__ out,
+                         int64_t particles, double floor, double delta_floor, int64_t rows) {
+  const int64_t n = this_row();
+  if (n >= rows) return;
+  const int64_t i = first[n], j = second[n];
+  const bool exists = i >= 0 && i < particles && j >= 0 && j < particles;
+  const Particle<T> a = load_particle(scales, directions, exists ? i : 0);
+  const Particle<T> b = load_particle(scales, directions, exists ? j : 0);
+  const PairFeatures<T> found = pair_features<T>(a, b, floor, delta_floor);
+  const T none = static_cast<T>(NAN);
+  out[4 * n] = exists ? found.log_kt : none;
+  out[4 * n + 1] = exists ? found.log_z : none;
+  out[4 * n + 2] = exists ? found.log_delta : none;
+  out[4 * n + 3] = exists ? found.log_mass2 : none;
+}
+
 // One thread an object, and one more for the missing momentum of the event.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
@@ -147,6 +272,46 @@ int cuda_propagate_adaptive(const Grid& grid, const T* state, const T* z, const 
 }
 
 template <class T>
+int cuda_narrow_mlp(const Layers& net, const T* rows, const T* weights, T* out, int64_t num_rows, void* stream) {
+  constexpr int threads = 256 / sizeof(T);  // 32 KiB of shared memory
+  const auto grid = static_cast<unsigned>((num_rows + threads - 1) / threads);
+  narrow_mlp_kernel<T, threads><<<grid, threads, 0, static_cast<cudaStream_t>(stream)>>>(net, rows, weights, out,
+                                                                                       num_rows);
+  return cudaGetLastError();
+}
+
+template <class T>
+int cuda_equi_linear(const T* x, const T* weight, const T* bias, T* y, int32_t inputs, int32_t outputs, int64_t rows,
+                     void* stream) {
+  const int64_t threads = (rows + 3) / 4 * ((outputs + 3) / 4) * kComponents;
+  equi_linear_kernel<<<blocks(threads), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(x, weight, bias, y, inputs,
+                                                                                        outputs, rows);
+  return cudaGetLastError();
+}
+
+template <class T>
+int cuda_equi_gradient(const T* x, const T* grad, T* wide, T* out, int32_t inputs, int32_t outputs, int32_t parts,
+                       int64_t rows, void* stream) {
+  const auto queue = static_cast<cudaStream_t>(stream);
+  const int64_t pairs = int64_t{inputs} * outputs, tiles = int64_t{(inputs + 1) / 2} * ((outputs + 3) / 4);
+  const size_t bytes = sizeof(T) * 2 * kComponents * static_cast<size_t>(pairs) * static_cast<size_t>(parts);
+  const cudaError_t cleared = cudaMemsetAsync(wide, 0, bytes, queue);
+  if (cleared != cudaSuccess) return cleared;
+  equi_gradient_kernel<<<blocks(parts * tiles * kComponents), kThreads, 0, queue>>>(x, grad, wide, inputs, outputs,
+                                                                                  parts, rows);
+  equi_fold_kernel<<<blocks(pairs * 2 * kComponents), kThreads, 0, queue>>>(wide, out, parts, pairs);
+  return cudaGetLastError();
+}
+
+template <class T>
+int cuda_pair_features(const int64_t* first, const int64_t* second, const T* scales, const double* directions, T* out,
+                       int64_t particles, double floor, double delta_floor, int64_t rows, void* stream) {
+  pair_features_kernel<<<blocks(rows), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+      first, second, scales, directions, out, particles, floor, delta_floor, rows);
+  return cudaGetLastError();
+}
+
+template <class T>
 int cuda_tokens(const EventBins& bins, const T* features, const T* missing, const int8_t* ids, int64_t* tokens,
                 int32_t objects, int64_t rows, void* stream) {
   tokens_kernel<T><<<blocks(rows * (objects + 1)), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
@@ -177,6 +342,17 @@ template int cuda_propagate_adaptive(const Grid&, const float*, const float*, co
                                      int64_t, void*);
 template int cuda_propagate_adaptive(const Grid&, const double*, const double*, const double*, double*,
                                      const StepControl&, int64_t, void*);
+template int cuda_narrow_mlp(const Layers&, const float*, const float*, float*, int64_t, void*);
+template int cuda_narrow_mlp(const Layers&, const double*, const double*, double*, int64_t, void*);
+template int cuda_equi_linear(const float*, const float*, const float*, float*, int32_t, int32_t, int64_t, void*);
+template int cuda_equi_linear(const double*, const double*, const double*, double*, int32_t, int32_t, int64_t, void*);
+template int cuda_equi_gradient(const float*, const float*, float*, float*, int32_t, int32_t, int32_t, int64_t, void*);
+template int cuda_equi_gradient(const double*, const double*, double*, double*, int32_t, int32_t, int32_t, int64_t,
+                                void*);
+template int cuda_pair_features(const int64_t*, const int64_t*, const float*, const double*, float*, int64_t, double,
+                                double, int64_t, void*);
+template int cuda_pair_features(const int64_t*, const int64_t*, const double*, const double*, double*, int64_t, double,
+                                double, int64_t, void*);
 template int cuda_tokens(const EventBins&, const float*, const float*, const int8_t*, int64_t*, int32_t, int64_t,
                          void*);
 template int cuda_tokens(const EventBins&, const double*, const double*, const int8_t*, int64_t*, int32_t, int64_t,

@@ -120,6 +120,90 @@ Tensor propagate(Tensor state, Tensor z, Tensor dz, Tensor grid, std::vector<dou
   return out;
 }
 
+// Rows of multivectors, (N, channels, 16).
+template <class Device>
+Tensor multivectors(const char* op, const char* name, const Tensor& rows) {
+  STD_TORCH_CHECK(Device::owns(rows), op, ": ", name, " must be on the ", Device::name());
+  STD_TORCH_CHECK(rows.scalar_type() == ScalarType::Float || rows.scalar_type() == ScalarType::Double, op, ": ", name,
+                  " must be float32 or float64");
+  STD_TORCH_CHECK(rows.dim() == 3 && rows.size(1) >= 1 && rows.size(1) <= kMaxChannels && rows.size(2) == kComponents,
+                  op, ": ", name, " must be (N, C, 16) with C from 1 to ", kMaxChannels);
+  return torch::stable::contiguous(rows);
+}
+
+template <class Device>
+Tensor equi_linear(Tensor x, Tensor weight, Tensor bias) {
+  const char* op = "hep::equi_linear";
+  x = multivectors<Device>(op, "x", x);
+  check_like(op, "weight", weight, x);
+  check_like(op, "bias", bias, x);
+  STD_TORCH_CHECK(weight.dim() == 3 && weight.size(0) >= 1 && weight.size(0) <= kMaxChannels &&
+                      weight.size(1) == x.size(1) && weight.size(2) == kCoefficients,
+                  op, ": weight must be (O, C, 10) with O from 1 to ", kMaxChannels);
+  STD_TORCH_CHECK(bias.dim() == 1 && bias.size(0) == weight.size(0), op, ": bias must be (O,)");
+  weight = torch::stable::contiguous(weight);
+  bias = torch::stable::contiguous(bias);
+  Tensor out = torch::stable::new_empty(x, {x.size(0), weight.size(0), kComponents});
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Device::template equi_linear<T>(x, data<T>(x), data<T>(weight), data<T>(bias),
+                                    static_cast<T*>(out.mutable_data_ptr()), static_cast<int32_t>(x.size(1)),
+                                    static_cast<int32_t>(weight.size(0)));
+  };
+  if (x.size(0) == 0) return out;
+  x.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  return out;
+}
+
+template <class Device>
+Tensor equi_linear_gradient(Tensor x, Tensor grad) {
+  const char* op = "hep::equi_linear_gradient";
+  x = multivectors<Device>(op, "x", x);
+  grad = multivectors<Device>(op, "grad", grad);
+  check_like(op, "grad", grad, x);
+  STD_TORCH_CHECK(x.size(0) == grad.size(0), op, ": x and grad must have as many rows");
+  Tensor out = torch::stable::new_empty(x, {grad.size(1), x.size(1), kCoefficients});
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Device::template equi_gradient<T>(x, data<T>(x), data<T>(grad), static_cast<T*>(out.mutable_data_ptr()),
+                                      static_cast<int32_t>(x.size(1)), static_cast<int32_t>(grad.size(1)));
+  };
+  if (x.size(0) == 0) return torch::stable::zero_(out);
+  x.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  return out;
+}
+
+template <class Device>
+Tensor pair_features(Tensor first, Tensor second, Tensor scales, Tensor directions, double floor, double delta_floor) {
+  const char* op = "hep::pair_features";
+  scales = leading_rows<Device>(op, "scales", scales, kScales);
+  STD_TORCH_CHECK(directions.device() == scales.device() && directions.scalar_type() == ScalarType::Double, op,
+                  ": directions must be float64 on the device of scales");
+  STD_TORCH_CHECK(directions.dim() == 2 && directions.size(0) == scales.size(0) && directions.size(1) == kDirections,
+                  op, ": directions must be (M, 4)");
+  STD_TORCH_CHECK(scales.size(0) <= std::numeric_limits<int32_t>::max() / kScales, op, ": too many particles");
+  for (const Tensor* index : {&first, &second}) {
+    STD_TORCH_CHECK(index->device() == scales.device() && index->scalar_type() == ScalarType::Long, op,
+                    ": first and second must be int64 on the device of scales");
+    STD_TORCH_CHECK(index->dim() == 1 && index->size(0) == first.size(0), op, ": first and second must be (P,)");
+  }
+  STD_TORCH_CHECK(floor >= 1e-30 && delta_floor >= 0, op, ": floor must be at least 1e-30 and delta_floor at least 0");
+  directions = torch::stable::contiguous(directions);
+  first = torch::stable::contiguous(first);
+  second = torch::stable::contiguous(second);
+  Tensor out = torch::stable::new_empty(scales, {first.size(0), 4});
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Device::template pair_features<T>(first, data<int64_t>(first), data<int64_t>(second), data<T>(scales),
+                                      data<double>(directions), static_cast<T*>(out.mutable_data_ptr()),
+                                      scales.size(0), floor, delta_floor);
+  };
+  if (first.size(0) == 0) return out;
+  STD_TORCH_CHECK(scales.size(0) > 0, op, ": pairs need particles");
+  scales.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  return out;
+}
+
 // Edges of a column; an unused one is NaN, which nothing passes.
 inline void set_column(const char* op, Columns& columns, int column, const std::vector<double>& edges, int64_t num_bins,
                        int32_t weight, bool folded) {

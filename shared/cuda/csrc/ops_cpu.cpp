@@ -89,6 +89,47 @@ struct Cpu {
   }
 
   template <class T>
+  static void equi_linear(const Tensor& rows, const T* x, const T* weight, const T* bias, T* y, int32_t inputs,
+                          int32_t outputs) {
+    const auto& kernel = kernels<T>();
+    const int64_t pairs = int64_t{inputs} * outputs;
+    Tensor scratch = torch::stable::new_empty(rows, {pairs, 2 * hepk::kComponents});
+    T* wide = static_cast<T*>(scratch.mutable_data_ptr());
+    kernel.equi_widen(weight, wide, pairs);
+    torch::stable::parallel_for(0, rows.size(0), kGrain / 4, [&](int64_t begin, int64_t end) {
+      kernel.equi_linear(x, wide, bias, y, inputs, outputs, begin, end);
+    });
+  }
+
+  // The number of parts does not depend on the number of threads, so neither does the sum.
+  template <class T>
+  static void equi_gradient(const Tensor& rows, const T* x, const T* grad, T* out, int32_t inputs, int32_t outputs) {
+    const auto& kernel = kernels<T>();
+    const int64_t num_rows = rows.size(0), pairs = int64_t{inputs} * outputs;
+    const int64_t most = 16, wanted = (num_rows + kGrain - 1) / kGrain;
+    const int64_t parts = wanted < most ? wanted : most, step = (num_rows + parts - 1) / parts;
+    Tensor scratch = torch::stable::new_empty(rows, {parts, pairs, 2 * hepk::kComponents});
+    T* wide = static_cast<T*>(scratch.mutable_data_ptr());
+    torch::stable::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
+      for (int64_t part = first; part < last; ++part) {
+        const int64_t end = (part + 1) * step < num_rows ? (part + 1) * step : num_rows;
+        const int64_t begin = part * step < end ? part * step : end;
+        kernel.equi_gradient(x, grad, wide + part * pairs * 2 * hepk::kComponents, inputs, outputs, begin, end);
+      }
+    });
+    kernel.equi_fold(wide, out, static_cast<int32_t>(parts), pairs);
+  }
+
+  template <class T>
+  static void pair_features(const Tensor& rows, const int64_t* first, const int64_t* second, const T* scales,
+                            const double* directions, T* out, int64_t particles, double floor, double delta_floor) {
+    const auto& kernel = kernels<T>();
+    torch::stable::parallel_for(0, rows.size(0), kGrain, [&](int64_t begin, int64_t end) {
+      kernel.pair_features(first, second, scales, directions, out, particles, floor, delta_floor, begin, end);
+    });
+  }
+
+  template <class T>
   static void tokens(const Tensor& rows, const hepk::EventBins& bins, const T* features, const T* missing,
                      const int8_t* ids, int64_t* out, int32_t objects) {
     const auto& kernel = kernels<T>();
@@ -115,6 +156,9 @@ STABLE_TORCH_LIBRARY_IMPL(hep, CPU, m) {
   m.impl("propagate", TORCH_BOX(&hepk::propagate<Cpu>));
   m.impl("propagate_adaptive", TORCH_BOX(&hepk::propagate_adaptive<Cpu>));
   m.impl("narrow_mlp", TORCH_BOX(&hepk::narrow_mlp<Cpu>));
+  m.impl("equi_linear", TORCH_BOX(&hepk::equi_linear<Cpu>));
+  m.impl("equi_linear_gradient", TORCH_BOX(&hepk::equi_linear_gradient<Cpu>));
+  m.impl("pair_features", TORCH_BOX(&hepk::pair_features<Cpu>));
   m.impl("event_tokens", TORCH_BOX(&hepk::event_tokens<Cpu>));
   m.impl("nearest_code", TORCH_BOX(&hepk::nearest_code<Cpu>));
 }

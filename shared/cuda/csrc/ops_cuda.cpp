@@ -41,6 +41,41 @@ struct Cuda {
   }
 
   template <class T>
+  static void narrow_mlp(const Tensor& rows, const hepk::Layers& net, const T* in, const T* weights, T* out) {
+    launch(rows, [&](void* stream) {
+      return hepk::cuda_narrow_mlp<T>(net, in, weights, out, rows.size(0), stream);
+    });
+  }
+
+  template <class T>
+  static void equi_linear(const Tensor& rows, const T* x, const T* weight, const T* bias, T* y, int32_t inputs,
+                          int32_t outputs) {
+    launch(rows, [&](void* stream) {
+      return hepk::cuda_equi_linear<T>(x, weight, bias, y, inputs, outputs, rows.size(0), stream);
+    });
+  }
+
+  template <class T>
+  static void equi_gradient(const Tensor& rows, const T* x, const T* grad, T* out, int32_t inputs, int32_t outputs) {
+    const int64_t num_rows = rows.size(0), most = 128, wanted = (num_rows + 15) / 16;
+    const int64_t parts = wanted < most ? wanted : most;
+    Tensor scratch = torch::stable::new_empty(rows, {parts, outputs, inputs, 2 * hepk::kComponents});
+    launch(rows, [&](void* stream) {
+      return hepk::cuda_equi_gradient<T>(x, grad, static_cast<T*>(scratch.mutable_data_ptr()), out, inputs, outputs,
+                                         static_cast<int32_t>(parts), num_rows, stream);
+    });
+  }
+
+  template <class T>
+  static void pair_features(const Tensor& rows, const int64_t* first, const int64_t* second, const T* scales,
+                            const double* directions, T* out, int64_t particles, double floor, double delta_floor) {
+    launch(rows, [&](void* stream) {
+      return hepk::cuda_pair_features<T>(first, second, scales, directions, out, particles, floor, delta_floor,
+                                         rows.size(0), stream);
+    });
+  }
+
+  template <class T>
   static void tokens(const Tensor& rows, const hepk::EventBins& bins, const T* features, const T* missing,
                      const int8_t* ids, int64_t* out, int32_t objects) {
     launch(rows, [&](void* stream) {
@@ -75,6 +110,10 @@ STABLE_TORCH_LIBRARY_IMPL(hep, CUDA, m) {
   m.impl("field_pullback", TORCH_BOX(&hepk::field_pullback<Cuda>));
   m.impl("propagate", TORCH_BOX(&hepk::propagate<Cuda>));
   m.impl("propagate_adaptive", TORCH_BOX(&hepk::propagate_adaptive<Cuda>));
+  m.impl("narrow_mlp", TORCH_BOX(&hepk::narrow_mlp<Cuda>));
+  m.impl("equi_linear", TORCH_BOX(&hepk::equi_linear<Cuda>));
+  m.impl("equi_linear_gradient", TORCH_BOX(&hepk::equi_linear_gradient<Cuda>));
+  m.impl("pair_features", TORCH_BOX(&hepk::pair_features<Cuda>));
   m.impl("event_tokens", TORCH_BOX(&hepk::event_tokens<Cuda>));
   m.impl("nearest_code", TORCH_BOX(&hepk::nearest_code<Cuda>));
 }

@@ -9,7 +9,9 @@ on the machine disturb less than the time on the wall.
 - naive: the reference of the operator, eight corners by advanced indexing; for tokens `numpy.digitize`
   on the CPU; for codes `cdist` with argmin.
 - best torch: `grid_sample`, which interpolates in one call; for tokens one comparison an edge; for codes
-  `addmm` with argmin in blocks.
+  `addmm` with argmin in blocks. For the equivariant map the dense matrix and products of the blocks that
+  are not zero, or lgatr's two ways where it is installed (`uv run --with lgatr`); for pairs nine gathers of
+  numbers and two of rows.
 - floor: for tokens a copy of as many bytes as are read and written; for codes two vectors of products a
   cycle. For tracks the eight corners of every look-up are read once. On the CPU as four runs of neighbouring
   numbers, two runs a cycle at the clock the system reports; on the GPU at the rate of a copy within the
@@ -25,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib import import_module, util
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +36,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hep_shared.ops import field, nearest, tokens
+from hep_shared.ops import equilinear, field, nearest, pairs, tokens
 from hep_shared.ops import narrow_mlp as mlp
 from hep_shared.ops import propagate as track
 from hep_shared.ops import propagate_adaptive as adaptive
@@ -245,6 +248,77 @@ def make_code_cases(dtype: torch.dtype, device: str, num_vectors: int) -> list[C
     ]
 
 
+def make_map_cases(dtype: torch.dtype, device: str, num_rows: int) -> list[Case]:
+    """The equivariant map of 16 channels to 16, forward and backward to everything."""
+    random = torch.Generator().manual_seed(4)
+    shapes = ((num_rows, 16, 16), (16, 16, 10), (16, 1))
+    inputs = [torch.randn(s, generator=random).to(device, dtype).requires_grad_() for s in shapes]
+    slope = torch.randn(shapes[0], generator=random).to(device, dtype)
+
+    def gradients(run: Callable[..., Tensor]) -> Tensor:
+        x, weight, bias = inputs
+        return torch.autograd.grad(run(x, weight, bias[:, 0]), inputs, slope)[0]
+
+    def dense(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        shift = functional.pad(bias[:, None], (0, 15)).flatten()
+        return functional.linear(x.flatten(1), equilinear.dense_matrix(weight), shift).view(-1, 16, 16)
+
+    naive, best, peers = dense, equilinear.reference, "dense and in blocks"
+    if util.find_spec("lgatr"):
+        layer = import_module("lgatr.primitives.linear").equi_linear
+        config = import_module("lgatr.primitives.config").PrimitivesConfig
+
+        def lgatr(x: Tensor, weight: Tensor, bias: Tensor, *, sparse: bool) -> Tensor:
+            y: Tensor = layer(x, weight, config=config(sparse_linear=sparse))
+            return y + functional.pad(bias[:, None], (0, 15))
+
+        naive, best = (functools.partial(lgatr, sparse=sparse) for sparse in (False, True))
+        peers = "lgatr dense and sparse"
+    return [
+        Case(
+            f"equi_linear 16 to 16 and its backward, {num_rows} rows, float{8 * dtype.itemsize}; {peers}",
+            lambda: gradients(naive),
+            lambda: gradients(best),
+            lambda: gradients(equilinear.operator),
+            0,
+            ">= 5 x lgatr" if device == "cpu" else ">= 4 x lgatr",
+        )
+    ]
+
+
+def make_pair_cases(dtype: torch.dtype, device: str, num_jets: int) -> list[Case]:
+    """The triangles of jets of 20 to 60 particles."""
+    random = torch.Generator().manual_seed(5)
+    sizes = torch.randint(20, 61, (num_jets,), generator=random).tolist()
+    lists, start = [], 0
+    for size in sizes:
+        lists.append(start + torch.tril_indices(size, size))
+        start += size
+    first, second = torch.cat(lists, dim=1).to(device).unbind(0)
+    pt, mass2 = torch.rand(2, start, generator=random, dtype=torch.float64) + 0.1
+    y, phi = 0.4 * torch.randn(2, start, generator=random, dtype=torch.float64)
+    mt = torch.sqrt(pt * pt + mass2)
+    scales = (pt, mt, pt, mt, mass2)
+    directions = (y.sinh(), y.cosh(), phi.sin(), phi.cos())
+    single = pairs.Particles(*(s.to(device, dtype) for s in scales), *(d.to(device) for d in directions))
+    table = (torch.stack(single[:5], dim=1), torch.stack(single[5:], dim=1))
+
+    def gathered() -> Tensor:
+        a, b = (pairs.Particles(*(values[index] for values in single)) for index in (first, second))
+        return pairs.formula(a, b, 1e-8, 0.0)
+
+    return [
+        Case(
+            f"pair_features, {num_jets} jets, {len(first)} pairs, float{8 * dtype.itemsize}",
+            gathered,
+            lambda: pairs.reference(first, second, *table, 1e-8, 0.0),
+            lambda: pairs.operator(first, second, *table, 1e-8, 0.0),
+            0,
+            "-",
+        )
+    ]
+
+
 def time_pairs(
     ours: Callable[[], object], peer: Callable[[], object], device: str, pairs: int
 ) -> tuple[float, float, float]:
@@ -279,7 +353,7 @@ def seconds_per_lookup(device: str) -> float:
     return NUMBERS_PER_LOOKUP * time_pairs(copies, copies, device, pairs=5)[0] / numbers
 
 
-def run(device: str, pairs: int) -> list[str]:
+def run(device: str, num_pairs: int, only: str) -> list[str]:
     """Measure; returns the lines of the table."""
     lines = [
         "| what | naive ms | best torch ms | native ms | naive / native | best / native | goal | floor ms "
@@ -294,14 +368,16 @@ def run(device: str, pairs: int) -> list[str]:
             *make_cases(dtype, device, *sizes),
             *make_token_cases(dtype, device, sizes[1]),
             *make_code_cases(dtype, device, 9216 if device == "cpu" else 1 << 18),
+            *make_map_cases(dtype, device, 4096 if device == "cpu" else 1 << 15),
+            *make_pair_cases(dtype, device, 32 if device == "cpu" else 1024),
         ]
-        for case in cases:
+        for case in (case for case in cases if case.what.startswith(only)):
             if case.difference is None:
                 difference = float((case.native() - case.best()).abs().max())
             else:
                 difference = case.difference()
-            _, naive, over_naive = time_pairs(case.native, case.naive, device, pairs)
-            native, best, over_best = time_pairs(case.native, case.best, device, pairs)
+            _, naive, over_naive = time_pairs(case.native, case.naive, device, num_pairs)
+            native, best, over_best = time_pairs(case.native, case.best, device, num_pairs)
             floor = case.num_lookups * lookup_s * (dtype.itemsize / 4 if device == "cuda" else 1)
             floor += case.floor_s
             floor_cells = f"{1e3 * floor:.2f} | {floor / native:.2f}" if floor else "- | -"
@@ -331,10 +407,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time the operators of hep_shared.ops.")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--pairs", type=int, default=15, help="timed pairs for each comparison")
+    parser.add_argument("--only", default="", help="rows whose name begins so")
     parser.add_argument("--out", type=Path, help="file to write; standard output if absent")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    lines = run(options.device, options.pairs)
+    lines = run(options.device, options.pairs, options.only)
     machine = describe_machine(options.device)
     command = f"python shared/cuda/tools/bench.py --device {options.device} --pairs {options.pairs}"
     head = [

@@ -2,13 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from jet_foundation.models.equilinear import (
-    METRIC,
-    EquiLinear,
-    dense_matrix,
-    embed_vector,
-    inner_product,
-)
+from hep_shared.ops.equilinear import dense_matrix
+from jet_foundation.models.equilinear import METRIC, EquiLinear, embed_vector, inner_product
 from jet_foundation.physics import fourvectors as fv
 
 # Agreement of two orders of summation in float32 at 16 channels.
@@ -36,7 +31,7 @@ def compound_matrix(transformation: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (1, 16), (4, 16), (16, 16), (8, 24), (33, 9)])
-def test_pairs_agree_with_the_dense_matrix(inputs: int, outputs: int) -> None:
+def test_agrees_with_the_dense_matrix(inputs: int, outputs: int) -> None:
     layer = EquiLinear(inputs, outputs)
     torch.nn.init.normal_(layer.bias)
     x = torch.randn(3, 171, inputs, 16)

@@ -17,8 +17,13 @@ HK_HD F exponential(F v) {
   const F n = nearest(v * splat<F>(T(1.4426950408889634)));
   const F r = v - n * splat<F>(T(0.693145751953125)) - n * splat<F>(T(1.42860682030941723e-6));
   constexpr int kTerms = sizeof(T) == 4 ? 7 : 13;
-  F sum = splat<F>(T(1));
-  for (int k = kTerms; k > 0; --k) sum = splat<F>(T(1)) + sum * r * splat<F>(T(1.0 / k));
+  // One over the factorials up to that of 13.
+  constexpr double kSeries[] = {1.0,          1.0,           1.0 / 2,        1.0 / 6,         1.0 / 24,
+                                1.0 / 120,    1.0 / 720,     1.0 / 5040,     1.0 / 40320,     1.0 / 362880,
+                                1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+  F sum = splat<F>(T(kSeries[kTerms]));
+  HK_UNROLL
+  for (int k = kTerms - 1; k >= 0; --k) sum = sum * r + splat<F>(T(kSeries[k]));
   return sum * power_of_two(n);
 }
 
@@ -31,61 +36,89 @@ HK_HD F bounded(F v, double limit) {
 }
 
 template <class F>
-HK_HD F activate(F v, Activation kind) {
+HK_HD F hyperbolic_tangent(F v) {
   using T = typename lane<F>::scalar;
-  const F one = splat<F>(T(1)), two = splat<F>(T(2));
+  const F one = splat<F>(T(1));
+  return one - splat<F>(T(2)) / (exponential(bounded(v + v, 40.0)) + one);
+}
+
+template <class F, int count>
+HK_HD void activate_all(F* values, Activation kind) {
+  using T = typename lane<F>::scalar;
+  const F one = splat<F>(T(1)), zero{};
   switch (kind) {
     case Activation::tanh:
-      return one - two / (exponential(bounded(v + v, 40.0)) + one);
+      HK_UNROLL
+      for (int k = 0; k < count; ++k) values[k] = hyperbolic_tangent(values[k]);
+      break;
     case Activation::silu:
-      return v / (one + exponential(-bounded(v, 40.0)));
+      HK_UNROLL
+      for (int k = 0; k < count; ++k) values[k] = values[k] / (one + exponential(-bounded(values[k], 40.0)));
+      break;
     case Activation::relu:
-      return select(v < splat<F>(T(0)), splat<F>(T(0)), v);
+      HK_UNROLL
+      for (int k = 0; k < count; ++k) values[k] = select(values[k] < zero, zero, values[k]);
+      break;
     default:
-      return v * inverse_square_root(one + v * v);
+      HK_UNROLL
+      for (int k = 0; k < count; ++k) values[k] = values[k] * inverse_square_root(one + values[k] * values[k]);
   }
 }
 
-constexpr int kPacks = 2;  // lanes of rows that share each weight
-template <class F>
-using Activations = F[kMaxWidth][kPacks];
-
-// `block` neurons from `o` on: their sums stay in registers while the inputs are read once.
-template <class F, int block>
-HK_HD void neurons(const typename lane<F>::scalar* weights, const typename lane<F>::scalar* biases, int inputs, int o,
-                   const Activations<F>& in, Activations<F>& out) {
-  F sum[block][kPacks];
+// `block` neurons from `o` on for `packs` lanes of rows, which share each weight: their sums stay in registers while the
+// inputs are read once. Input i of pack p lies at in[i stride + p width], and neurons likewise at out.
+template <class F, int packs, int block, class T>
+HK_HD void neurons(const T* weights, const T* biases, int inputs, int o, const T* in, T* out, int stride,
+                   const Activation* kind) {
+  constexpr int kWidth = lane<F>::width;
+  F sum[block][packs];
+  HK_UNROLL
   for (int k = 0; k < block; ++k) {
-    for (int p = 0; p < kPacks; ++p) sum[k][p] = splat<F>(biases[o + k]);
+    HK_UNROLL
+    for (int p = 0; p < packs; ++p) sum[k][p] = splat<F>(biases[o + k]);
   }
   for (int i = 0; i < inputs; ++i) {
+    F value[packs];
+    HK_UNROLL
+    for (int p = 0; p < packs; ++p) value[p] = read<F>(in + i * stride + p * kWidth);
+    HK_UNROLL
     for (int k = 0; k < block; ++k) {
-      for (int p = 0; p < kPacks; ++p) sum[k][p] = sum[k][p] + splat<F>(weights[(o + k) * inputs + i]) * in[i][p];
+      const F weight = splat<F>(weights[(o + k) * inputs + i]);
+      HK_UNROLL
+      for (int p = 0; p < packs; ++p) sum[k][p] = sum[k][p] + weight * value[p];
     }
   }
+  if (kind != nullptr) activate_all<F, block * packs>(&sum[0][0], *kind);
+  HK_UNROLL
   for (int k = 0; k < block; ++k) {
-    for (int p = 0; p < kPacks; ++p) out[o + k][p] = sum[k][p];
+    HK_UNROLL
+    for (int p = 0; p < packs; ++p) write(sum[k][p], out + (o + k) * stride + p * kWidth);
   }
 }
 
-// `values` holds the inputs and afterwards the outputs.
-template <class F>
-HK_HD void dense(const Layers& net, const typename lane<F>::scalar* weights, Activations<F>& values) {
-  Activations<F> next;
+// From the inputs in `values` to the outputs, in `values` or in `next`; returns in which of the two.
+template <class F, int packs, class T>
+HK_HD T* dense(const Layers& net, const T* weights, T* values, T* next, int stride) {
   constexpr int kBlock = kRegisters >= 32 ? 8 : 4;
   for (int l = 0; l < net.num_layers; ++l) {
     const int inputs = net.sizes[l], outputs = net.sizes[l + 1];
-    const auto* biases = weights + inputs * outputs;
+    const T* biases = weights + inputs * outputs;
+    const Activation* kind = l + 1 < net.num_layers ? &net.activation : nullptr;
     int o = 0;
-    for (; o + kBlock <= outputs; o += kBlock) neurons<F, kBlock>(weights, biases, inputs, o, values, next);
-    for (; o + 4 <= outputs; o += 4) neurons<F, 4>(weights, biases, inputs, o, values, next);
-    for (; o < outputs; ++o) neurons<F, 1>(weights, biases, inputs, o, values, next);
-    const bool last = l + 1 == net.num_layers;
-    for (o = 0; o < outputs; ++o) {
-      for (int p = 0; p < kPacks; ++p) values[o][p] = last ? next[o][p] : activate(next[o][p], net.activation);
+    for (; o + kBlock <= outputs; o += kBlock) {
+      neurons<F, packs, kBlock>(weights, biases, inputs, o, values, next, stride, kind);
     }
+    if (kBlock > 4 && o + 4 <= outputs) {
+      neurons<F, packs, 4>(weights, biases, inputs, o, values, next, stride, kind);
+      o += 4;
+    }
+    for (; o < outputs; ++o) neurons<F, packs, 1>(weights, biases, inputs, o, values, next, stride, kind);
+    T* done = next;
+    next = values;
+    values = done;
     weights = biases + outputs;
   }
+  return values;
 }
 
 }  // namespace HEPK_ISA

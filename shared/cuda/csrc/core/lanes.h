@@ -11,8 +11,10 @@
 
 #if defined(__CUDACC__)
 #define HK_HD __host__ __device__ __forceinline__
+#define HK_UNROLL _Pragma("unroll")
 #else
 #define HK_HD inline __attribute__((always_inline))
+#define HK_UNROLL _Pragma("GCC unroll 16")
 #endif
 
 #if !defined(HEPK_ISA)
@@ -67,6 +69,9 @@ HK_HD double nearest(double x) { return rint(x); }
 // 2^n of a whole number, |n| <= 126.
 HK_HD float power_of_two(float n) { return ldexpf(1.0f, static_cast<int>(n)); }
 HK_HD double power_of_two(double n) { return ldexp(1.0, static_cast<int>(n)); }
+// The last number first.
+HK_HD float reversed(float x) { return x; }
+HK_HD double reversed(double x) { return x; }
 
 #if defined(HEPK_LANES)
 
@@ -132,6 +137,16 @@ HK_HD floats power_of_two(floats n) { return (floats)((__builtin_convertvector(n
 HK_HD doubles power_of_two(doubles n) { return (doubles)((__builtin_convertvector(n, longs) + 1023) << 52); }
 
 #if defined(HEPK_ISA_avx512)
+HK_HD floats reversed(floats x) {
+  return __builtin_shufflevector(x, x, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+}
+HK_HD doubles reversed(doubles x) { return __builtin_shufflevector(x, x, 7, 6, 5, 4, 3, 2, 1, 0); }
+#else
+HK_HD floats reversed(floats x) { return __builtin_shufflevector(x, x, 7, 6, 5, 4, 3, 2, 1, 0); }
+HK_HD doubles reversed(doubles x) { return __builtin_shufflevector(x, x, 3, 2, 1, 0); }
+#endif
+
+#if defined(HEPK_ISA_avx512)
 constexpr int kRegisters = 32;
 HK_HD floats inverse_square_root(floats x) {
   const floats r = (floats)_mm512_rsqrt14_ps((__m512)x);
@@ -166,6 +181,18 @@ constexpr int kRegisters = 16;
 using float_lanes = float;
 using double_lanes = double;
 #endif
+
+// Numbers that lie side by side, and the way back.
+template <class F>
+HK_HD F read(const typename lane<F>::scalar* p) {
+  F value;
+  __builtin_memcpy(&value, p, sizeof value);
+  return value;
+}
+template <class F>
+HK_HD void write(F value, typename lane<F>::scalar* p) {
+  __builtin_memcpy(p, &value, sizeof value);
+}
 
 template <class F>
 HK_HD F absolute(F x) {

@@ -6,21 +6,8 @@
 
 #include "lanes.h"
 
-#if defined(__CUDACC__)
-#define HK_UNROLL _Pragma("unroll")
-#else
-#define HK_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 namespace hepk {
 inline namespace HEPK_ISA {
-
-template <class F>
-HK_HD F read(const typename lane<F>::scalar* p) {
-  F value;
-  __builtin_memcpy(&value, p, sizeof value);
-  return value;
-}
 
 // Keep the larger score and its code. A score that is not a number counts as the largest, as in torch.argmin.
 template <class F, class I>

@@ -42,6 +42,20 @@ HK_HD doubles load_run(const double* p, int count) {
   return (doubles)_mm512_maskz_loadu_pd(static_cast<__mmask8>((1 << count) - 1), p);
 }
 
+HK_HD void store_run(eight_floats value, float* p, int count) {
+  _mm256_mask_storeu_ps(p, static_cast<__mmask8>((1 << count) - 1), (__m256)value);
+}
+HK_HD void store_run(doubles value, double* p, int count) {
+  _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1 << count) - 1), (__m512d)value);
+}
+// Run `part` of those that are joined in a lane.
+HK_HD eight_floats run_in(floats joined, int part) {
+  eight_floats runs[2];
+  __builtin_memcpy(runs, &joined, sizeof runs);
+  return runs[part];
+}
+HK_HD doubles run_in(doubles run, int) { return run; }
+
 // Track i, and track i + 8 where a lane has sixteen.
 template <class Load>
 HK_HD floats join(const Load& run, int i) {
@@ -76,6 +90,11 @@ HK_HD eight_floats load_run(const float* p, int count) {
   const __m256i wanted = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   return (eight_floats)_mm256_maskload_ps(p, wanted);
 }
+HK_HD void store_run(eight_floats value, float* p, int count) {
+  const __m256i wanted = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  _mm256_maskstore_ps(p, wanted, (__m256)value);
+}
+HK_HD eight_floats run_in(floats run, int) { return (eight_floats)run; }
 template <class F, class Load>
 HK_HD F runs(const Load& run, int i) {
   return run(i);

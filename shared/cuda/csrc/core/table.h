@@ -14,6 +14,11 @@ struct Grid {
   double inv_spacing[3];
 };
 
+constexpr int kComponents = 16, kCoefficients = 10;  // of a multivector, and of a linear map between two of them
+constexpr int64_t kMaxChannels = 4096;
+
+constexpr int kScales = 5, kDirections = 4;  // of a particle, for pairs: see pairs.h
+
 constexpr int kMaxEdges = 15;
 constexpr int kMaxObjects = 1024;  // of an event
 constexpr int kNumIds = 7;         // kinds of object
@@ -63,6 +68,19 @@ struct Kernels {
                              const StepControl& control, int64_t begin, int64_t end);
   // rows (N, first size) -> out (N, last size)
   void (*narrow_mlp)(const Layers& net, const T* rows, const T* weights, T* out, int64_t begin, int64_t end);
+  // weight (O, I, 10) -> the layout that `equi_linear` reads, (O, I, 32)
+  void (*equi_widen)(const T* weight, T* wide, int64_t pairs);
+  // x (N, I, 16), wide coefficients (O, I, 32), bias (O,) -> y (N, O, 16)
+  void (*equi_linear)(const T* x, const T* wide, const T* bias, T* y, int32_t inputs, int32_t outputs, int64_t begin,
+                      int64_t end);
+  // x (N, I, 16), grad (N, O, 16) -> what rows begin to end add to the gradient of the coefficients, (O, I, 32)
+  void (*equi_gradient)(const T* x, const T* grad, T* wide, int32_t inputs, int32_t outputs, int64_t begin,
+                        int64_t end);
+  // wide (parts, pairs, 32) -> sum over the parts in the layout of the weight (pairs, 10)
+  void (*equi_fold)(const T* wide, T* out, int32_t parts, int64_t pairs);
+  // first, second (P,), scales (M, 5), directions (M, 4) -> features (P, 4); NaN where an index is not below M
+  void (*pair_features)(const int64_t* first, const int64_t* second, const T* scales, const double* directions,
+                        T* out, int64_t particles, double floor, double delta_floor, int64_t begin, int64_t end);
   // features (N, P, 4), missing (N, 2), ids (N, P) -> tokens (N, P + 2); 1 <= P <= kMaxObjects
   void (*tokens)(const EventBins& bins, const T* features, const T* missing, const int8_t* ids, int64_t* tokens,
                  int32_t objects, int64_t begin, int64_t end);
@@ -94,6 +112,18 @@ int cuda_propagate(const Grid& grid, const T* state, const T* z, const T* dz, T*
 template <class T>
 int cuda_propagate_adaptive(const Grid& grid, const T* state, const T* z, const T* dz, T* out,
                             const StepControl& control, int64_t rows, void* stream);
+template <class T>
+int cuda_narrow_mlp(const Layers& net, const T* rows, const T* weights, T* out, int64_t num_rows, void* stream);
+template <class T>
+int cuda_equi_linear(const T* x, const T* weight, const T* bias, T* y, int32_t inputs, int32_t outputs, int64_t rows,
+                     void* stream);
+// `wide` has room for `parts` parts of (O, I, 32)
+template <class T>
+int cuda_equi_gradient(const T* x, const T* grad, T* wide, T* out, int32_t inputs, int32_t outputs, int32_t parts,
+                       int64_t rows, void* stream);
+template <class T>
+int cuda_pair_features(const int64_t* first, const int64_t* second, const T* scales, const double* directions, T* out,
+                       int64_t particles, double floor, double delta_floor, int64_t rows, void* stream);
 template <class T>
 int cuda_tokens(const EventBins& bins, const T* features, const T* missing, const int8_t* ids, int64_t* tokens,
                 int32_t objects, int64_t rows, void* stream);

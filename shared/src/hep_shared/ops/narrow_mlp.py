@@ -3,8 +3,8 @@ r"""A multilayer perceptron of at most 64 neurons a layer, from the first layer 
     h_0 = row,    h_l = f(W_l h_(l-1) + b_l),    out = W_L h_(L-1) + b_L,
 
 f = tanh, silu, relu or isru, v / sqrt(1 + v^2). A layer this narrow takes less time than bringing its numbers
-from the memory and back, so on the CPU one kernel takes some tens of rows through all layers. On the GPU the
-reference serves.
+from the memory and back, so one kernel takes rows through all layers: some tens at a time on the CPU, one a
+thread on a GPU.
 
 Dimension legend: N rows, L layers, P weights in all.
 """

@@ -7,7 +7,8 @@ For a pair with four-momenta p_a, p_b, in GeV and before any scaling,
 
 as in H. Qu et al., arXiv:2202.03772, eq. 3, go through a small network to one number a head. They enter
 centred and scaled by constants that are typical of the pairs of top-quark events. Without E in the input
-objects are massless, m² = 2 pT_a pT_b (cosh Δη - cos Δφ).
+objects are massless, m² = 2 pT_a pT_b (cosh Δη - cos Δφ). All of it is symmetric, so only the pairs a ≥ b are
+evaluated, T = P (P + 1) / 2 of them; the operator that does so is `hep_shared.ops.pairs`.
 
 The Standard-Model option adds what a Feynman rule would: the logarithm of a coupling, and those of the
 propagators of the bosons that decay into pairs.
@@ -29,7 +30,7 @@ sees instead of the natural one,
 and the same constant, far off the mass shell, for all other pairs. A network of this size does not find so
 narrow a structure in ln m² by itself.
 
-B events, P objects, H heads.
+B events, P objects, T pairs, H heads.
 """
 
 import math
@@ -40,9 +41,10 @@ from torch import Tensor, nn
 
 from fourtop_tokens.data import schema
 from fourtop_tokens.physics.constants import HIGGS_MASS, W_MASS, Z_MASS
+from hep_shared.ops import pairs
 
 Pairwise = Literal["none", "physics", "physics_sm"]
-_EPSILON = 1e-6
+_FLOOR, _DELTA_FLOOR = 1e-6, 1e-3  # lower limits before each logarithm, and of ΔR
 _Q_MIN_GEV = 1.0
 # Mean and standard deviation of ln m², ln ΔR, ln kT and ln z over pairs in simulated events, rounded.
 _TYPICAL = ((9.9, 1.4), (0.66, 0.52), (4.6, 0.75), (-1.2, 0.44))
@@ -109,32 +111,44 @@ def running_couplings(scale: Tensor) -> Tensor:
     return torch.stack([1 / (1 / a + b * log) for a, b in zip(ALPHA_AT_Z, ONE_LOOP, strict=True)], dim=-1)
 
 
+def triangle(num_objects: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Pairs a ≥ b of objects.
+
+    Args:
+        num_objects: P.
+        device: Where to put them.
+
+    Returns:
+        a and b, row by row, (2, T) int64, and the place in that list of any two objects, (P, P) int64.
+    """
+    objects = torch.arange(num_objects, device=device)
+    later, earlier = torch.maximum(objects[:, None], objects), torch.minimum(objects[:, None], objects)
+    return torch.tril_indices(num_objects, num_objects, device=device), later * (later + 1) // 2 + earlier
+
+
 def pair_features(features: Tensor, *, with_energy: bool) -> Tensor:
-    """Logarithms of m², ΔR, kT and z of all pairs.
+    """Logarithms of m², ΔR, kT and z of the pairs a ≥ b.
 
     Args:
         features: E, pT, eta, phi, (B, P, 4) in GeV and rad.
         with_energy: Whether E may be used.
 
     Returns:
-        (B, P, P, 4); m² and kT in GeV² and GeV.
+        (B, T, 4); m² and kT in GeV² and GeV.
     """
-    energy, pt, eta, phi = features.unbind(-1)
-    deta, dphi = eta[:, :, None] - eta[:, None], phi[:, :, None] - phi[:, None]
-    dphi = torch.remainder(dphi + math.pi, 2 * math.pi) - math.pi
-    delta_r = (deta.square() + dphi.square()).clamp(min=_EPSILON).sqrt()
-    smaller = torch.minimum(pt[:, :, None], pt[:, None])
-    total = pt[:, :, None] + pt[:, None]
-    product = pt[:, :, None] * pt[:, None]
-    mass2 = 2 * product * (deta.cosh() - dphi.cos())
-    if with_energy:
-        # The masses enter as a correction to the massless formula, which is exact for collinear objects.
-        momentum = pt * eta.cosh()
-        single = (energy - momentum) * (energy + momentum)
-        crossed = energy[:, :, None] * energy[:, None] - momentum[:, :, None] * momentum[:, None]
-        mass2 = mass2 + single[:, :, None] + single[:, None] + 2 * crossed
-    quantities = (mass2, delta_r, smaller * delta_r, smaller / total.clamp(min=_EPSILON))
-    return torch.stack([quantity.clamp(min=_EPSILON).log() for quantity in quantities], dim=-1)
+    num_events, num_objects, _ = features.shape
+    energy, pt, eta, phi = features.double().flatten(0, 1).unbind(-1)
+    growth = eta.exp()  # ONNX Runtime has no hyperbolic functions in double
+    sinh, cosh = (growth - 1 / growth) / 2, (growth + 1 / growth) / 2
+    momentum = pt * cosh
+    energy = energy if with_energy else momentum
+    mass2 = (energy - momentum) * (energy + momentum)
+    pt, energy, momentum, mass2 = (v.to(features.dtype) for v in (pt, energy, momentum, mass2))
+    particles = pairs.Particles(pt, energy, momentum, pt, mass2, sinh, cosh, phi.sin(), phi.cos())
+    start = torch.arange(num_events, device=features.device)[:, None] * num_objects
+    first, second = ((start + index).flatten() for index in triangle(num_objects, features.device)[0])
+    found = pairs.pair_features(particles, first, second, floor=_FLOOR, delta_floor=_DELTA_FLOOR)
+    return found.view(num_events, -1, pairs.NUM_FEATURES)[..., [3, 2, 0, 1]]
 
 
 def log_propagators(mass2: Tensor, decays: Tensor) -> Tensor:
@@ -190,14 +204,15 @@ class PairwiseBias(nn.Module):
         """
         valid = ids != schema.PAD
         features = torch.where(valid[..., None], features, 1.0)  # finite numbers, and finite gradients
-        pairs = pair_features(features, with_energy=self.with_energy)
-        centre, width = (pairs.new_tensor(values) for values in zip(*_TYPICAL, strict=True))
-        inputs = [((pairs - centre) / width).clamp(-_FARTHEST, _FARTHEST)]
+        found = pair_features(features, with_energy=self.with_energy)
+        (first, second), square = triangle(ids.shape[1], ids.device)
+        centre, width = (found.new_tensor(values) for values in zip(*_TYPICAL, strict=True))
+        inputs = [((found - centre) / width).clamp(-_FARTHEST, _FARTHEST)]
         if self.couplings:
-            scale = pairs[..., 2].exp().clamp(min=_Q_MIN_GEV)
-            kind = self.interactions[ids[:, :, None], ids[:, None]]
+            scale = found[..., 2].exp().clamp(min=_Q_MIN_GEV)
+            kind = self.interactions[ids[:, first], ids[:, second]]
             coupling = running_couplings(scale).gather(-1, kind[..., None]).log()
-            propagators = log_propagators(pairs[..., 0].exp(), self.decays[ids[:, :, None], ids[:, None]])
+            propagators = log_propagators(found[..., 0].exp(), self.decays[ids[:, first], ids[:, second]])
             inputs += [coupling - _TYPICAL_LOG_COUPLING, propagators - _OFF_SHELL]
-        bias = self.network(torch.cat(inputs, dim=-1)).permute(0, 3, 1, 2)
+        bias = self.network(torch.cat(inputs, dim=-1))[:, square].permute(0, 3, 1, 2)
         return torch.where((valid[:, :, None] & valid[:, None])[:, None], bias, 0.0)

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from jet_foundation.physics.pair_features import (
     NUM_PAIR_FEATURES,
-    gather,
+    PairIndex,
     kinematics,
+    listed_pair_features,
     literal_pair_features,
     pair_features,
     valid_pairs,
@@ -81,7 +82,7 @@ class PairBias(nn.Module):
             bias = self._dense(p4, visible)
         else:
             pairs = valid_pairs(visible)
-            values = self._network(self._features(p4, *pairs)).t()  # (H, P)
+            values = self._network(self._features(p4, pairs)).t()  # (H, P)
             flat = values.new_zeros(values.shape[0], num_jets * num_particles**2)
             row = pairs.jet * num_particles
             flat = flat.index_copy(1, (row + pairs.i) * num_particles + pairs.j, values)
@@ -90,13 +91,13 @@ class PairBias(nn.Module):
         lowest = torch.finfo(bias.dtype).min / 2
         return bias.masked_fill(~valid_mask[:, None, None, :], lowest)
 
-    def _features(self, p4: Tensor, jet: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    def _features(self, p4: Tensor, pairs: PairIndex) -> Tensor:
         """Features of listed pairs, without gradients to the four-vectors."""
         with torch.no_grad():
             if self.kind == "literal":
-                return literal_pair_features(p4[jet, i], p4[jet, j])
-            single = kinematics(p4)
-            features = pair_features(gather(single, jet, i), gather(single, jet, j))
+                return literal_pair_features(p4[pairs.jet, pairs.i], p4[pairs.jet, pairs.j])
+            row = pairs.jet * p4.shape[1]
+            features = listed_pair_features(kinematics(p4), row + pairs.i, row + pairs.j)
             return features[:, 3:] if self.kind == "mass" else features
 
     def _dense(self, p4: Tensor, visible: Tensor) -> Tensor:

@@ -4,16 +4,11 @@ r"""Features of a pair of particles, and which pairs exist.
 
 in the order ln kT, ln z, ln Δ, ln m² (H. Qu, C. Li, S. Qian, "Particle Transformer for jet tagging",
 arXiv:2202.03772, Eq. 3-4). Particles of a jet are almost parallel, so y, φ and E² − |p|² lose most digits
-when they are subtracted in float32, and the logarithm shows it. Here the differences are taken in double,
-
-    sinh Δy = sinh yᵢ cosh yⱼ − cosh yᵢ sinh yⱼ     sin Δφ = sin φᵢ cos φⱼ − cos φᵢ sin φⱼ
-    m² = mᵢ² + mⱼ² + 2 (mᵢ² mTⱼ² + pTᵢ² mⱼ²)/(mTᵢ mTⱼ + pTᵢ pTⱼ)
-         + 2 mTᵢ mTⱼ (cosh Δy − 1) + 4 pTᵢ pTⱼ sin²(Δφ/2),   cosh Δy − 1 = sinh²Δy/(1 + √(1 + sinh²Δy))
-
-with sinh y = pz/mT and sin φ = py/pT; m² is a sum of positive terms, and every runtime
-finds the same numbers. The mass of one particle counts only above its rounding error, so that ln m² of a
-photon with itself is the lower limit and not noise. As the matrix of pairs is symmetric, only pairs i ≥ j of
-real particles are computed.
+when they are subtracted in float32, and the logarithm shows it. `hep_shared.ops.pairs` takes the differences
+of directions in double and m² as a sum of positive terms, so every runtime finds the same numbers; here are
+the quantities of one particle, with sinh y = pz/mT and sin φ = py/pT. The mass of one particle counts only
+above its rounding error, so that ln m² of a photon with itself is the lower limit and not noise. As the
+matrix of pairs is symmetric, only pairs i ≥ j of real particles are computed.
 
 Dimensions: B jets, N particles, P pairs.
 """
@@ -23,9 +18,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hep_shared.ops import pairs
 from jet_foundation.physics import fourvectors as fv
 
-NUM_PAIR_FEATURES = 4
+NUM_PAIR_FEATURES = pairs.NUM_FEATURES
 FLOOR = 1e-8  # lower limit before each logarithm, arXiv:2202.03772's reference implementation
 # Components rounded to nearest leave E² − |p|² uncertain by 2 ε E²; twice that allows for one more operation.
 _ROUNDING = 4
@@ -81,19 +77,28 @@ def pair_features(a: Kinematics, b: Kinematics) -> Tensor:
     Returns:
         ln kT, ln z, ln Δ, ln m² with the arguments in GeV and GeV², clamped below at 1e-8, (..., 4).
     """
-    sinh_dy = (a.sinh_y * b.cosh_y - a.cosh_y * b.sinh_y).to(a.pt.dtype)
-    sin_dphi = (a.sin_phi * b.cos_phi - a.cos_phi * b.sin_phi).to(a.pt.dtype)
-    cos_dphi = (a.cos_phi * b.cos_phi + a.sin_phi * b.sin_phi).to(a.pt.dtype)
-    dy, dphi = torch.asinh(sinh_dy), torch.atan2(sin_dphi, cos_dphi)
-    delta = torch.sqrt(dy * dy + dphi * dphi)
-    pt_min = torch.minimum(a.pt, b.pt)
-    mt_product, pt_product = a.mt * b.mt, a.pt * b.pt
-    at_rest = (a.mass2 * b.mt * b.mt + a.pt * a.pt * b.mass2) / (mt_product + pt_product).clamp(min=FLOOR)
-    square = sinh_dy * sinh_dy
-    opening = mt_product * square / (1 + torch.sqrt(1 + square)) + 2 * pt_product * torch.sin(dphi / 2) ** 2
-    mass2 = a.mass2 + b.mass2 + 2 * (at_rest + opening)
-    values = (pt_min * delta, pt_min / (a.pt + b.pt).clamp(min=FLOOR), delta, mass2)
-    return torch.stack(values, dim=-1).clamp(min=FLOOR).log()
+    return pairs.formula(_particles(a), _particles(b), FLOOR, 0.0)
+
+
+def listed_pair_features(quantities: Kinematics, first: Tensor, second: Tensor) -> Tensor:
+    """Features of listed pairs.
+
+    Args:
+        quantities: Kinematics of all particles, any shape.
+        first: Numbers of the first particles, counted through that shape, (P,).
+        second: Numbers of the second particles, (P,).
+
+    Returns:
+        As `pair_features`, (P, 4).
+    """
+    flat = Kinematics(*(values.flatten() for values in quantities))
+    return pairs.pair_features(_particles(flat), first, second, floor=FLOOR)
+
+
+def _particles(single: Kinematics) -> pairs.Particles:
+    """With the rapidity, the transverse mass stands for the energy and pT for the momentum."""
+    pt, mt, mass2, *directions = single
+    return pairs.Particles(pt, mt, pt, mt, mass2, *directions)
 
 
 def literal_pair_features(p4_a: Tensor, p4_b: Tensor) -> Tensor:
@@ -133,17 +138,3 @@ def valid_pairs(valid_mask: Tensor) -> PairIndex:
     """
     pairs = (valid_mask[:, :, None] & valid_mask[:, None, :]).tril()
     return PairIndex(*pairs.nonzero(as_tuple=True))
-
-
-def gather(quantities: Kinematics, jet: Tensor, particle: Tensor) -> Kinematics:
-    """Pick particles of jets.
-
-    Args:
-        quantities: Kinematics of all particles, (B, N).
-        jet: Jet numbers, (P,).
-        particle: Particle numbers, (P,).
-
-    Returns:
-        Kinematics of the particles picked, (P,).
-    """
-    return Kinematics(*(values[jet, particle] for values in quantities))
