@@ -4,6 +4,7 @@
 
 #include "core/adaptive.h"
 #include "core/dense.h"
+#include "core/knn.h"
 #include "core/nearest.h"
 #include "core/propagate.h"
 #include "core/table.h"
@@ -207,14 +208,117 @@ void nearest(const T* vectors, const T* codes, const T* half_norms, int64_t* out
   std::free(block);
 }
 
+// Neighbours of the points `first` and following, as many as kLanes lanes hold, among the `num` points of a set.
+// `block` has their numbers dimension by dimension, rows[j] point by point, and point j is in slot slots[j].
+template <class F, int kLanes, class T>
+void knn_of_lanes(const PointSets& sets, const T* block, int64_t stride, const T* const* rows, const int32_t* slots,
+                  int32_t first, int32_t num, int64_t* out) {
+  using I = typename mask_of<F>::type;
+#if defined(HEPK_ISA_avx512)
+  constexpr int kTile = 8;
+#else
+  constexpr int kTile = 4;
+#endif
+  constexpr int kWidth = lane<F>::width;
+  const int32_t k = sets.num_neighbors;
+  F best[kMaxNeighbors * kLanes];
+  I found[kMaxNeighbors * kLanes], mine[kLanes];
+  for (int32_t i = 0; i < k * kLanes; ++i) {
+    best[i] = splat<F>(static_cast<T>(HUGE_VAL));
+    found[i] = I{} - 1;
+  }
+  for (int c = 0; c < kLanes; ++c) {
+    for (int i = 0; i < kWidth; ++i) {
+      if constexpr (kWidth == 1) {
+        mine[c] = first + c;
+      } else {
+        mine[c][i] = first + c * kWidth + i;
+      }
+    }
+  }
+  for (int32_t start = 0; start < num; start += kTile) {
+    const T* tile[kTile];
+    for (int r = 0; r < kTile; ++r) tile[r] = rows[start + r < num ? start + r : num - 1];
+    F distance[kTile][kLanes];
+    squared_distances<kTile, kLanes>(block + first, stride, tile, sets.dims, static_cast<T>(sets.period), distance);
+    for (int r = 0; r < kTile && start + r < num; ++r) {
+      const I candidate = I{} + (start + r);
+      for (int c = 0; c < kLanes; ++c) {
+        const F other = mine[c] == candidate ? splat<F>(static_cast<T>(HUGE_VAL)) : distance[r][c];
+        if (any(other < best[(k - 1) * kLanes + c])) insert(other, candidate, best + c, found + c, k, kLanes);
+      }
+    }
+  }
+  for (int32_t i = 0; i < kLanes * kWidth && first + i < num; ++i) {
+    int64_t* row = out + int64_t{slots[first + i]} * k;
+    for (int32_t s = 0; s < k; ++s) {
+      int64_t which;
+      if constexpr (kWidth == 1) {
+        which = found[s * kLanes + i];
+      } else {
+        which = found[s * kLanes + i / kWidth][i % kWidth];
+      }
+      row[s] = which < 0 ? -1 : slots[which];
+    }
+  }
+}
+
+template <class F, class T>
+void knn(const PointSets& sets, const T* points, const bool* valid, int64_t* out, int64_t begin, int64_t end) {
+  constexpr int kLanes = 2, kWidth = lane<F>::width, kAhead = 1 << 14;
+  const int32_t dims = sets.dims;
+  const int64_t stride = (sets.slots + kLanes * kWidth - 1) / (kLanes * kWidth) * (kLanes * kWidth);
+  T* block = static_cast<T*>(std::malloc(sizeof(T) * stride * (dims > 0 ? dims : 1)));
+  const T** rows = static_cast<const T**>(std::malloc(sizeof(T*) * sets.slots));
+  int32_t* slots = static_cast<int32_t*>(std::malloc(sizeof(int32_t) * sets.slots));
+  if (block == nullptr || rows == nullptr || slots == nullptr) std::abort();
+  for (int64_t n = begin; n < end; ++n) {
+    const T* set = points + n * sets.slots * dims;
+    int64_t* result = out + n * sets.slots * sets.num_neighbors;
+    int32_t num = 0;  // empty slots are left out, the others keep their order
+    for (int32_t p = 0; p < sets.slots; ++p) {
+      if (valid[n * sets.slots + p]) {
+        slots[num] = p;
+        rows[num++] = set + int64_t{p} * dims;
+      } else {
+        for (int32_t s = 0; s < sets.num_neighbors; ++s) result[int64_t{p} * sets.num_neighbors + s] = -1;
+      }
+    }
+    if (n + 1 < end) {  // the next set comes into the cache in the meantime
+      const int64_t numbers = int64_t{sets.slots} * dims;
+      for (int64_t at = numbers; at < 2 * numbers && at < numbers + kAhead; at += 64 / sizeof(T)) {
+        __builtin_prefetch(set + at);
+      }
+    }
+    const int64_t whole = (num + kWidth - 1) / kWidth * kWidth;
+    for (int32_t i = 0; i < whole; ++i) {
+      for (int32_t d = 0; d < dims; ++d) {  // points past the end have no neighbours
+        block[d * stride + i] = i < num ? rows[i][d] : static_cast<T>(HUGE_VAL);
+      }
+    }
+    for (int32_t first = 0; first < num;) {
+      if (num - first > kWidth) {
+        knn_of_lanes<F, kLanes>(sets, block, stride, rows, slots, first, num, result);
+        first += kLanes * kWidth;
+      } else {
+        knn_of_lanes<F, 1>(sets, block, stride, rows, slots, first, num, result);
+        first += kWidth;
+      }
+    }
+  }
+  std::free(slots);
+  std::free(rows);
+  std::free(block);
+}
+
 }  // namespace HEPK_ISA
 
 const Table HEPK_PASTE(table_, HEPK_ISA) = {
     HEPK_STRING(HEPK_ISA),
     {field<float_lanes>, pullback<float_lanes>, propagate<float_lanes>, propagate_adaptive<float_lanes>, narrow_mlp<float_lanes>,
-     tokens<float_lanes>, nearest<float_lanes>},
+     tokens<float_lanes>, nearest<float_lanes>, knn<float_lanes>},
     {field<double_lanes>, pullback<double_lanes>, propagate<double_lanes>, propagate_adaptive<double_lanes>, narrow_mlp<double_lanes>,
-     tokens<double_lanes>, nearest<double_lanes>},
+     tokens<double_lanes>, nearest<double_lanes>, knn<double_lanes>},
 };
 
 }  // namespace hepk

@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include "core/adaptive.h"
+#include "core/knn.h"
 #include "core/nearest.h"
 #include "core/propagate.h"
 #include "core/table.h"
@@ -112,6 +113,35 @@ __global__ void __launch_bounds__(kThreads)
   out[n] = found;
 }
 
+// One thread a point; its neighbours stay in registers, kMost or fewer of them.
+template <class T, int kMost>
+__global__ void __launch_bounds__(kThreads)
+    knn_kernel(PointSets sets, const T* __restrict__ points, const bool* __restrict__ valid,
+               int64_t* __restrict__ out, int64_t rows) {
+  const int64_t n = this_row();
+  if (n >= rows) return;
+  const int64_t set = n / sets.slots * sets.slots;
+  T best[kMost];
+  int32_t found[kMost];
+  HK_UNROLL
+  for (int s = 0; s < kMost; ++s) {
+    best[s] = static_cast<T>(HUGE_VAL);
+    found[s] = -1;
+  }
+  const T* mine = points + n * sets.dims;
+  for (int32_t j = 0; valid[n] && j < sets.slots; ++j) {
+    if (set + j == n || !valid[set + j]) continue;
+    const T* rows_of_tile[1] = {points + (set + j) * sets.dims};
+    T distance[1][1];
+    squared_distances<1, 1>(mine, 1, rows_of_tile, sets.dims, static_cast<T>(sets.period), distance);
+    insert(distance[0][0], j, best, found, kMost, 1);
+  }
+  HK_UNROLL
+  for (int s = 0; s < kMost; ++s) {
+    if (s < sets.num_neighbors) out[n * sets.num_neighbors + s] = found[s];
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -163,6 +193,16 @@ int cuda_nearest(const T* vectors, const T* codes, const T* half_norms, int64_t*
   return cudaGetLastError();
 }
 
+template <class T>
+int cuda_knn(const PointSets& sets, const T* points, const bool* valid, int64_t* neighbors, int64_t rows,
+             void* stream) {
+  const auto kernel = sets.num_neighbors <= 8    ? knn_kernel<T, 8>
+                      : sets.num_neighbors <= 16 ? knn_kernel<T, 16>
+                                                 : knn_kernel<T, kMaxNeighbors>;
+  kernel<<<blocks(rows), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(sets, points, valid, neighbors, rows);
+  return cudaGetLastError();
+}
+
 const char* cuda_error(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 
 template int cuda_field(const Grid&, const float*, float*, int64_t, void*);
@@ -183,5 +223,7 @@ template int cuda_tokens(const EventBins&, const double*, const double*, const i
                          void*);
 template int cuda_nearest(const float*, const float*, const float*, int64_t*, int32_t, int32_t, int64_t, void*);
 template int cuda_nearest(const double*, const double*, const double*, int64_t*, int32_t, int32_t, int64_t, void*);
+template int cuda_knn(const PointSets&, const float*, const bool*, int64_t*, int64_t, void*);
+template int cuda_knn(const PointSets&, const double*, const bool*, int64_t*, int64_t, void*);
 
 }  // namespace hepk

@@ -251,4 +251,34 @@ Tensor narrow_mlp(Tensor rows, Tensor weights, std::vector<int64_t> sizes, int64
   return out;
 }
 
+template <class Device>
+Tensor knn(Tensor points, Tensor valid, int64_t num_neighbors, double period) {
+  const char* op = "hep::knn";
+  STD_TORCH_CHECK(Device::owns(points), op, ": points must be on the ", Device::name());
+  STD_TORCH_CHECK(points.scalar_type() == ScalarType::Float || points.scalar_type() == ScalarType::Double, op,
+                  ": points must be float32 or float64");
+  STD_TORCH_CHECK(points.dim() == 3 && points.size(1) < (1 << 24) && points.size(2) < (1 << 24), op,
+                  ": points must be (N, P, D)");
+  STD_TORCH_CHECK(valid.dim() == 2 && valid.size(0) == points.size(0) && valid.size(1) == points.size(1), op,
+                  ": valid_mask must be (N, P)");
+  STD_TORCH_CHECK(valid.device() == points.device() && valid.scalar_type() == ScalarType::Bool, op,
+                  ": valid_mask must be bool on the device of points");
+  STD_TORCH_CHECK(num_neighbors >= 1 && num_neighbors <= kMaxNeighbors, op, ": k must be from 1 to ", kMaxNeighbors);
+  STD_TORCH_CHECK(period >= 0 && period < std::numeric_limits<double>::infinity() && (period == 0 || points.size(2) > 0),
+                  op, ": period must be finite, and 0 where there is no dimension");
+  points = torch::stable::contiguous(points);
+  valid = torch::stable::contiguous(valid);
+  const PointSets sets{static_cast<int32_t>(points.size(1)), static_cast<int32_t>(points.size(2)),
+                       static_cast<int32_t>(num_neighbors), period};
+  Tensor out = torch::stable::new_empty(points, {points.size(0), points.size(1), num_neighbors}, ScalarType::Long);
+  if (out.numel() == 0) return out;
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Device::template knn<T>(points, sets, data<T>(points), data<bool>(valid),
+                            static_cast<int64_t*>(out.mutable_data_ptr()));
+  };
+  points.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  return out;
+}
+
 }  // namespace hepk

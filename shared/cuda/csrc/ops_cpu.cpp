@@ -105,6 +105,15 @@ struct Cpu {
       kernel.nearest(vectors, codes, half_norms, out, dims, num_codes, begin, end);
     });
   }
+
+  template <class T>
+  static void knn(const Tensor& rows, const hepk::PointSets& sets, const T* points, const bool* valid, int64_t* out) {
+    const auto& kernel = kernels<T>();
+    const int64_t grain = sets.slots < kGrain ? kGrain / sets.slots : 1;  // sets
+    torch::stable::parallel_for(0, rows.size(0), grain, [&](int64_t begin, int64_t end) {
+      kernel.knn(sets, points, valid, out, begin, end);
+    });
+  }
 };
 
 }  // namespace
@@ -117,6 +126,7 @@ STABLE_TORCH_LIBRARY_IMPL(hep, CPU, m) {
   m.impl("narrow_mlp", TORCH_BOX(&hepk::narrow_mlp<Cpu>));
   m.impl("event_tokens", TORCH_BOX(&hepk::event_tokens<Cpu>));
   m.impl("nearest_code", TORCH_BOX(&hepk::nearest_code<Cpu>));
+  m.impl("knn", TORCH_BOX(&hepk::knn<Cpu>));
 }
 
 // Which instruction set serves; null where HEP_SHARED_ISA asks for one that cannot.

@@ -56,6 +56,13 @@ struct Cuda {
     });
   }
 
+  template <class T>
+  static void knn(const Tensor& rows, const hepk::PointSets& sets, const T* points, const bool* valid, int64_t* out) {
+    launch(rows, [&](void* stream) {
+      return hepk::cuda_knn<T>(sets, points, valid, out, rows.size(0) * sets.slots, stream);
+    });
+  }
+
  private:
   template <class Launcher>
   static void launch(const Tensor& rows, Launcher&& launcher) {
@@ -77,4 +84,5 @@ STABLE_TORCH_LIBRARY_IMPL(hep, CUDA, m) {
   m.impl("propagate_adaptive", TORCH_BOX(&hepk::propagate_adaptive<Cuda>));
   m.impl("event_tokens", TORCH_BOX(&hepk::event_tokens<Cuda>));
   m.impl("nearest_code", TORCH_BOX(&hepk::nearest_code<Cuda>));
+  m.impl("knn", TORCH_BOX(&hepk::knn<Cuda>));
 }

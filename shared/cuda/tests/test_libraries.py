@@ -56,5 +56,7 @@ def test_no_kernel_spills_registers() -> None:
         done = subprocess.run([*command, f"-arch={arch}"], capture_output=True, text=True, check=True)
         spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr)
         # Two types of number; look-up, its derivative, three methods, event tokens, nearest code.
-        assert len(spills) == 14, done.stderr
+        num_kernels = 14
+        num_kernels += 6  # neighbours: two types, three limits on their number
+        assert len(spills) == num_kernels, done.stderr
         assert set(spills) == {("0", "0")}, f"{arch}: {done.stderr}"

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hep_shared.ops import field, nearest, tokens
+from hep_shared.ops import field, knn, nearest, tokens
 from hep_shared.ops import narrow_mlp as mlp
 from hep_shared.ops import propagate as track
 from hep_shared.ops import propagate_adaptive as adaptive
@@ -245,6 +245,50 @@ def make_code_cases(dtype: torch.dtype, device: str, num_vectors: int) -> list[C
     ]
 
 
+def make_knn_cases(dtype: torch.dtype, device: str, num_sets: int) -> list[Case]:
+    """Particles of jets in a plane, and objects of events in a plane and by features."""
+    random = torch.Generator().manual_seed(4)
+
+    def case(sets: int, slots: int, dims: int, k: int, filled: float) -> Case:
+        points = torch.randn(sets, slots, dims, generator=random).to(device, dtype)
+        valid = (torch.rand(sets, slots, generator=random) < filled).to(device)
+        itself = torch.eye(slots, dtype=torch.bool, device=device)
+
+        def distances() -> Tensor:
+            square = points.square().sum(2)
+            products = torch.bmm(points, points.transpose(1, 2))
+            found = square.unsqueeze(2) + square.unsqueeze(1) - 2 * products
+            return found.masked_fill(itself | ~valid.unsqueeze(1), torch.inf)
+
+        matrix = distances()
+
+        def native() -> Tensor:
+            return knn.operator(points, valid, k, 0.0)
+
+        def difference() -> float:
+            exact = (points.double().unsqueeze(2) - points.double().unsqueeze(1)).square().sum(3)
+            ways = [way.clamp(min=0) for way in (native(), knn.reference(points, valid, k, 0.0))]
+            return float((exact.gather(2, ways[0]) - exact.gather(2, ways[1])).abs().max())
+
+        return Case(
+            f"knn, {sets} sets x {slots} points x {dims}, {filled:.0%} filled, k={k}, "
+            f"float{8 * dtype.itemsize}; naive: distances and topk, best torch: topk alone",
+            lambda: distances().topk(k, dim=2, largest=False)[1],
+            lambda: matrix.topk(k, dim=2, largest=False)[1],
+            native,
+            0,
+            ">= 3 x topk" if device == "cpu" else ">= 10 x naive",
+            0.0,
+            difference,
+        )
+
+    return [
+        case(num_sets, 128, 2, 16, 1.0),
+        case(8 * num_sets, 18, 2, 4, 0.6),
+        case(8 * num_sets, 18, 128, 4, 0.6),
+    ]
+
+
 def time_pairs(
     ours: Callable[[], object], peer: Callable[[], object], device: str, pairs: int
 ) -> tuple[float, float, float]:
@@ -294,6 +338,7 @@ def run(device: str, pairs: int) -> list[str]:
             *make_cases(dtype, device, *sizes),
             *make_token_cases(dtype, device, sizes[1]),
             *make_code_cases(dtype, device, 9216 if device == "cpu" else 1 << 18),
+            *make_knn_cases(dtype, device, 128 if device == "cpu" else 1024),
         ]
         for case in cases:
             if case.difference is None:
@@ -342,7 +387,8 @@ def main() -> None:
         "",
         f"`{command}`; medians of {options.pairs} pairs, kernel and peer in turn. The head of the script "
         "explains columns and floor. The largest difference is between the kernel and the best torch, in T "
-        "for field_lookup and in mm for propagate, of tokens, and of squared distances for nearest_code.",
+        "for field_lookup and in mm for propagate, of tokens, and of squared distances for nearest_code and "
+        "knn.",
         "",
         *(f"- {key}: {value}" for key, value in machine.items()),
         "",

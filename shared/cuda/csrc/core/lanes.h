@@ -112,14 +112,13 @@ HK_HD doubles select(longs yes, doubles a, doubles b) { return yes ? a : b; }
 HK_HD ints minimum(ints a, int32_t b) { return a < b ? a : a * 0 + b; }
 HK_HD half_ints minimum(half_ints a, int32_t b) { return a < b ? a : a * 0 + b; }
 
-template <class V>
-HK_HD bool any_of(V yes) {
-  bool found = false;
-  for (unsigned i = 0; i < sizeof(V) / sizeof(yes[0]); ++i) found = found || yes[i] != 0;
-  return found;
-}
-HK_HD bool any(ints yes) { return any_of(yes); }
-HK_HD bool any(longs yes) { return any_of(yes); }
+#if defined(HEPK_ISA_avx512)
+HK_HD bool any(ints yes) { return _mm512_movepi32_mask((__m512i)yes) != 0; }
+HK_HD bool any(longs yes) { return _mm512_movepi64_mask((__m512i)yes) != 0; }
+#else
+HK_HD bool any(ints yes) { return _mm256_movemask_ps((__m256)yes) != 0; }
+HK_HD bool any(longs yes) { return _mm256_movemask_pd((__m256d)yes) != 0; }
+#endif
 HK_HD floats nearest(floats x) {
   const floats shift = splat<floats>(12582912.0f);  // 1.5 2^23: the bits behind the point fall off
   return (x + shift) - shift;

@@ -49,6 +49,14 @@ struct Layers {
   Activation activation;          // between the layers
 };
 
+// Sets of points among which neighbours are sought.
+constexpr int kMaxNeighbors = 32;
+struct PointSets {
+  int32_t slots, dims;    // of a set, and of a point
+  int32_t num_neighbors;  // 1 <= num_neighbors <= kMaxNeighbors
+  double period;          // of the last dimension; 0 where it is no angle
+};
+
 // CPU: rows `begin` to `end` (excluded) of every array; the caller shares them out among threads.
 template <class T>
 struct Kernels {
@@ -69,6 +77,9 @@ struct Kernels {
   // vectors (N, D), codes (K, D), half of their squared norms (K,) -> index of the nearest code (N,); K >= 1
   void (*nearest)(const T* vectors, const T* codes, const T* half_norms, int64_t* nearest, int32_t dims,
                   int32_t num_codes, int64_t begin, int64_t end);
+  // points (N, P, D), valid (N, P) -> slots of the neighbours, -1 for none (N, P, K)
+  void (*knn)(const PointSets& sets, const T* points, const bool* valid, int64_t* neighbors, int64_t begin,
+              int64_t end);
 };
 
 struct Table {
@@ -100,6 +111,9 @@ int cuda_tokens(const EventBins& bins, const T* features, const T* missing, cons
 template <class T>
 int cuda_nearest(const T* vectors, const T* codes, const T* half_norms, int64_t* nearest, int32_t dims,
                  int32_t num_codes, int64_t rows, void* stream);
+template <class T>
+int cuda_knn(const PointSets& sets, const T* points, const bool* valid, int64_t* neighbors, int64_t rows,
+             void* stream);
 const char* cuda_error(int error);
 
 }  // namespace hepk
