@@ -4,6 +4,7 @@
 
 #include "core/adaptive.h"
 #include "core/dense.h"
+#include "core/hex.h"
 #include "core/knn.h"
 #include "core/nearest.h"
 #include "core/propagate.h"
@@ -311,14 +312,176 @@ void knn(const PointSets& sets, const T* points, const bool* valid, int64_t* out
   std::free(block);
 }
 
+// Call `body(zero, c)` for every lane of channels, zero of its type; what is left over goes one by one.
+template <class F, class Body>
+HK_HD void each_channel(int32_t channels, const Body& body) {
+  int32_t c = 0;
+  for (; c + lane<F>::width <= channels; c += lane<F>::width) body(F{}, c);
+  for (; c < channels; ++c) body(typename lane<F>::scalar{}, c);
+}
+
+// Sum over all channels.
+template <class F>
+struct Sum {
+  using T = typename lane<F>::scalar;
+  F lanes{};
+  T rest{};
+
+  template <class G>
+  HK_HD void add(G value) {
+    if constexpr (lane<G>::width == lane<F>::width) {
+      lanes = lanes + value;
+    } else {
+      rest += value;
+    }
+  }
+  HK_HD T total() const { return sum_of(lanes) + rest; }
+};
+
+// Work space for an event: its features with a row of zeros below them, their gradient with a row for what goes
+// nowhere, the sums y, and where the neighbours of each node are.
+template <class T>
+struct HexEvent {
+  int32_t nodes, channels;
+  int64_t size;  // numbers of an event
+  T *x, *of_x, *y;
+  NormOfNode<T>* norms;
+  int64_t* neighbors;
+
+  HexEvent(const HexShape& shape, const int64_t* table)
+      : nodes(shape.nodes), channels(shape.channels), size(int64_t{nodes} * channels) {
+    x = static_cast<T*>(std::malloc(sizeof(T) * (3 * size + 2 * channels)));
+    norms = static_cast<NormOfNode<T>*>(std::malloc(sizeof(NormOfNode<T>) * nodes));
+    neighbors = static_cast<int64_t*>(std::malloc(sizeof(int64_t) * nodes * kDirections));
+    if (x == nullptr || norms == nullptr || neighbors == nullptr) std::abort();
+    of_x = x + size + channels;
+    y = of_x + size + channels;
+    for (int64_t i = 0; i < int64_t{nodes} * kDirections; ++i) {
+      neighbors[i] = neighbor(table, nodes, i / kDirections, static_cast<int>(i % kDirections)) * channels;
+    }
+    std::memset(x + size, 0, sizeof(T) * channels);
+  }
+  ~HexEvent() {
+    std::free(neighbors);
+    std::free(norms);
+    std::free(x);
+  }
+  HexEvent(const HexEvent&) = delete;
+  HexEvent& operator=(const HexEvent&) = delete;
+};
+
+// Read an event and write its sums into `y`.
+template <class F, class T>
+HK_HD void hex_sums(const HexEvent<T>& event, const T* features, const T* weight, const T* bias, T* y) {
+  std::memcpy(event.x, features, sizeof(T) * event.size);
+  each_channel<F>(event.channels, [&](auto zero, int32_t c) __attribute__((always_inline)) {
+    using G = decltype(zero);
+    const Stencil<G> stencil(weight, bias, event.channels, c);
+    for (int32_t n = 0; n < event.nodes; ++n) {
+      G features[kDirections];
+      HK_UNROLL
+      for (int t = 0; t < kDirections; ++t) features[t] = read<G>(event.x + event.neighbors[n * kDirections + t] + c);
+      write(stencil.sum(features), y + n * event.channels + c);
+    }
+  });
+}
+
+template <class F, class T>
+HK_HD T mean_of(const T* row, int32_t channels) {
+  Sum<F> sum;
+  each_channel<F>(channels, [&](auto zero, int32_t c) __attribute__((always_inline)) {
+    sum.add(read<decltype(zero)>(row + c));
+  });
+  return sum.total() / channels;
+}
+
+template <class F, class T>
+void hex(const HexShape& shape, const T* x, const int64_t* table, const T* weight, const T* bias, const T* gamma,
+         const T* beta, T* out, int64_t begin, int64_t end) {
+  const HexEvent<T> event(shape, table);
+  for (int64_t e = begin; e < end; ++e) {
+    T* result = out + e * event.size;
+    hex_sums<F>(event, x + e * event.size, weight, bias, result);
+    for (int32_t n = 0; n < shape.nodes; ++n) {
+      T* row = result + n * shape.channels;
+      NormOfNode<T> norm{mean_of<F>(row, shape.channels), 0, 0, 0};
+      Sum<F> squares;
+      each_channel<F>(shape.channels, [&](auto zero, int32_t c) __attribute__((always_inline)) {
+        using G = decltype(zero);
+        const G centred = read<G>(row + c) - splat<G>(norm.centre);
+        squares.add(centred * centred);
+      });
+      norm.set_variance(squares.total() / shape.channels, shape.eps);
+      each_channel<F>(shape.channels, [&](auto zero, int32_t c) __attribute__((always_inline)) {
+        using G = decltype(zero);
+        write(norm.normal(read<G>(row + c)) * read<G>(gamma + c) + read<G>(beta + c), row + c);
+      });
+    }
+  }
+}
+
+template <class F, class T>
+void hex_pullback(const HexShape& shape, const T* x, const T* grad, const int64_t* table, const T* weight,
+                  const T* bias, const T* gamma, T* of_x, T* of_parameters, int64_t begin, int64_t end) {
+  const HexEvent<T> event(shape, table);
+  const int32_t channels = shape.channels;
+  std::memset(of_parameters, 0, sizeof(T) * kHexRows * channels);
+  for (int64_t e = begin; e < end; ++e) {
+    const T* of_z = grad + e * event.size;
+    hex_sums<F>(event, x + e * event.size, weight, bias, event.y);
+    for (int32_t n = 0; n < shape.nodes; ++n) {
+      const T *row = event.y + n * channels, *g = of_z + n * channels;
+      NormOfNode<T> norm{mean_of<F>(row, channels), 0, 0, 0};
+      Sum<F> squares, sum_h, sum_hy;
+      each_channel<F>(channels, [&](auto zero, int32_t c) __attribute__((always_inline)) {
+        using G = decltype(zero);
+        const G centred = read<G>(row + c) - splat<G>(norm.centre), h = read<G>(g + c) * read<G>(gamma + c);
+        squares.add(centred * centred);
+        sum_h.add(h);
+        sum_hy.add(h * centred);
+      });
+      norm.set_variance(squares.total() / channels, shape.eps);
+      norm.mean_h = sum_h.total() / channels;
+      norm.mean_hy = sum_hy.total() / channels * norm.rstd;
+      event.norms[n] = norm;
+    }
+    std::memset(event.of_x, 0, sizeof(T) * event.size);
+    each_channel<F>(channels, [&](auto zero, int32_t c) __attribute__((always_inline)) {
+      using G = decltype(zero);
+      const Stencil<G> stencil(weight, bias, channels, c);
+      const G scale = read<G>(gamma + c);
+      G sums[kHexRows];
+      for (int k = 0; k < kHexRows; ++k) sums[k] = read<G>(of_parameters + k * channels + c);
+      for (int32_t n = 0; n < shape.nodes; ++n) {
+        const G g = read<G>(of_z + n * channels + c);
+        const G normal = event.norms[n].normal(read<G>(event.y + n * channels + c));
+        const G of_y = event.norms[n].pull_back(normal, g * scale);
+        HK_UNROLL
+        for (int t = 0; t < kDirections; ++t) {
+          const int64_t at = event.neighbors[n * kDirections + t] + c;
+          write(read<G>(event.of_x + at) + stencil.weight[t] * of_y, event.of_x + at);
+          sums[t] = sums[t] + read<G>(event.x + at) * of_y;
+        }
+        sums[kDirections] = sums[kDirections] + of_y;
+        sums[kDirections + 1] = sums[kDirections + 1] + g * normal;
+        sums[kDirections + 2] = sums[kDirections + 2] + g;
+      }
+      for (int k = 0; k < kHexRows; ++k) write(sums[k], of_parameters + k * channels + c);
+    });
+    std::memcpy(of_x + e * event.size, event.of_x, sizeof(T) * event.size);
+  }
+}
+
 }  // namespace HEPK_ISA
 
 const Table HEPK_PASTE(table_, HEPK_ISA) = {
     HEPK_STRING(HEPK_ISA),
     {field<float_lanes>, pullback<float_lanes>, propagate<float_lanes>, propagate_adaptive<float_lanes>, narrow_mlp<float_lanes>,
-     tokens<float_lanes>, nearest<float_lanes>, knn<float_lanes>},
+     tokens<float_lanes>, nearest<float_lanes>, knn<float_lanes>,
+     hex<float_lanes>, hex_pullback<float_lanes>},
     {field<double_lanes>, pullback<double_lanes>, propagate<double_lanes>, propagate_adaptive<double_lanes>, narrow_mlp<double_lanes>,
-     tokens<double_lanes>, nearest<double_lanes>, knn<double_lanes>},
+     tokens<double_lanes>, nearest<double_lanes>, knn<double_lanes>,
+     hex<double_lanes>, hex_pullback<double_lanes>},
 };
 
 }  // namespace hepk

@@ -59,6 +59,8 @@ HK_HD float select(bool yes, float a, float b) { return yes ? a : b; }
 HK_HD double select(bool yes, double a, double b) { return yes ? a : b; }
 HK_HD int32_t minimum(int32_t a, int32_t b) { return a < b ? a : b; }
 HK_HD bool any(bool yes) { return yes; }
+HK_HD float sum_of(float x) { return x; }
+HK_HD double sum_of(double x) { return x; }
 HK_HD float inverse_square_root(float x) { return 1.0f / sqrtf(x); }
 HK_HD double inverse_square_root(double x) { return 1.0 / sqrt(x); }
 // The nearest whole number, as a real one; |x| < 2^22 and 2^51.
@@ -132,6 +134,8 @@ HK_HD doubles power_of_two(doubles n) { return (doubles)((__builtin_convertvecto
 
 #if defined(HEPK_ISA_avx512)
 constexpr int kRegisters = 32;
+HK_HD float sum_of(floats x) { return _mm512_reduce_add_ps((__m512)x); }
+HK_HD double sum_of(doubles x) { return _mm512_reduce_add_pd((__m512d)x); }
 HK_HD floats inverse_square_root(floats x) {
   const floats r = (floats)_mm512_rsqrt14_ps((__m512)x);
   return r * (splat<floats>(1.5f) - splat<floats>(0.5f) * x * r * r);
@@ -145,6 +149,8 @@ HK_HD doubles gather(const double* base, half_ints i) {
 }
 #else
 constexpr int kRegisters = 16;
+HK_HD double sum_of(doubles x) { return (x[0] + x[1]) + (x[2] + x[3]); }
+HK_HD float sum_of(floats x) { return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7])); }
 HK_HD floats inverse_square_root(floats x) {
   const floats r = (floats)_mm256_rsqrt_ps((__m256)x);
   return r * (splat<floats>(1.5f) - splat<floats>(0.5f) * x * r * r);

@@ -57,6 +57,14 @@ struct PointSets {
   double period;          // of the last dimension; 0 where it is no angle
 };
 
+// Nodes of a hexagonal lattice with their channels; directions are the node itself and its six neighbours.
+constexpr int kDirections = 7, kMaxChannels = 1024;
+constexpr int kHexRows = kDirections + 3;  // gradients of the weights, the bias, gamma and beta
+struct HexShape {
+  int32_t nodes, channels;
+  double eps;  // of the normalisation
+};
+
 // CPU: rows `begin` to `end` (excluded) of every array; the caller shares them out among threads.
 template <class T>
 struct Kernels {
@@ -80,6 +88,12 @@ struct Kernels {
   // points (N, P, D), valid (N, P) -> slots of the neighbours, -1 for none (N, P, K)
   void (*knn)(const PointSets& sets, const T* points, const bool* valid, int64_t* neighbors, int64_t begin,
               int64_t end);
+  // x (B, N, C), table (N, 7), weight (7, C), bias, gamma, beta (C,) -> out (B, N, C); rows are events
+  void (*hex)(const HexShape& shape, const T* x, const int64_t* table, const T* weight, const T* bias, const T* gamma,
+              const T* beta, T* out, int64_t begin, int64_t end);
+  // grad (B, N, C) -> gradient of x (B, N, C), and of the parameters (kHexRows, C), summed over events begin to end
+  void (*hex_pullback)(const HexShape& shape, const T* x, const T* grad, const int64_t* table, const T* weight,
+                       const T* bias, const T* gamma, T* of_x, T* of_parameters, int64_t begin, int64_t end);
 };
 
 struct Table {
@@ -114,6 +128,14 @@ int cuda_nearest(const T* vectors, const T* codes, const T* half_norms, int64_t*
 template <class T>
 int cuda_knn(const PointSets& sets, const T* points, const bool* valid, int64_t* neighbors, int64_t rows,
              void* stream);
+template <class T>
+int cuda_hex(const HexShape& shape, const T* x, const int64_t* table, const T* weight, const T* bias, const T* gamma,
+             const T* beta, T* out, int64_t events, void* stream);
+// `norms`: four numbers a node to work with; `partial` (B, kHexRows, C) likewise.
+template <class T>
+int cuda_hex_pullback(const HexShape& shape, const T* x, const T* grad, const int64_t* table, const T* weight,
+                      const T* bias, const T* gamma, T* of_x, T* of_parameters, T* norms, T* partial, int64_t events,
+                      void* stream);
 const char* cuda_error(int error);
 
 }  // namespace hepk
