@@ -6,6 +6,8 @@
 #include "core/adaptive.h"
 #include "core/dense.h"
 #include "core/equilinear.h"
+#include "core/hex.h"
+#include "core/knn.h"
 #include "core/nearest.h"
 #include "core/pairs.h"
 #include "core/propagate.h"
@@ -370,6 +372,269 @@ void nearest(const T* vectors, const T* codes, const T* half_norms, int64_t* out
   std::free(block);
 }
 
+// Neighbours of the points `first` and following, as many as kLanes lanes hold, among the `num` points of a set.
+// `block` has their numbers dimension by dimension, rows[j] point by point, and point j is in slot slots[j].
+template <class F, int kLanes, class T>
+void knn_of_lanes(const PointSets& sets, const T* block, int64_t stride, const T* const* rows, const int32_t* slots,
+                  int32_t first, int32_t num, int64_t* out) {
+  using I = typename mask_of<F>::type;
+#if defined(HEPK_ISA_avx512)
+  constexpr int kTile = 8;
+#else
+  constexpr int kTile = 4;
+#endif
+  constexpr int kWidth = lane<F>::width;
+  const int32_t k = sets.num_neighbors;
+  F best[kMaxNeighbors * kLanes];
+  I found[kMaxNeighbors * kLanes], mine[kLanes];
+  for (int32_t i = 0; i < k * kLanes; ++i) {
+    best[i] = splat<F>(static_cast<T>(HUGE_VAL));
+    found[i] = I{} - 1;
+  }
+  for (int c = 0; c < kLanes; ++c) {
+    for (int i = 0; i < kWidth; ++i) {
+      if constexpr (kWidth == 1) {
+        mine[c] = first + c;
+      } else {
+        mine[c][i] = first + c * kWidth + i;
+      }
+    }
+  }
+  for (int32_t start = 0; start < num; start += kTile) {
+    const T* tile[kTile];
+    for (int r = 0; r < kTile; ++r) tile[r] = rows[start + r < num ? start + r : num - 1];
+    F distance[kTile][kLanes];
+    squared_distances<kTile, kLanes>(block + first, stride, tile, sets.dims, static_cast<T>(sets.period), distance);
+    for (int r = 0; r < kTile && start + r < num; ++r) {
+      const I candidate = I{} + (start + r);
+      for (int c = 0; c < kLanes; ++c) {
+        const F other = mine[c] == candidate ? splat<F>(static_cast<T>(HUGE_VAL)) : distance[r][c];
+        if (any(other < best[(k - 1) * kLanes + c])) insert(other, candidate, best + c, found + c, k, kLanes);
+      }
+    }
+  }
+  for (int32_t i = 0; i < kLanes * kWidth && first + i < num; ++i) {
+    int64_t* row = out + int64_t{slots[first + i]} * k;
+    for (int32_t s = 0; s < k; ++s) {
+      int64_t which;
+      if constexpr (kWidth == 1) {
+        which = found[s * kLanes + i];
+      } else {
+        which = found[s * kLanes + i / kWidth][i % kWidth];
+      }
+      row[s] = which < 0 ? -1 : slots[which];
+    }
+  }
+}
+
+template <class F, class T>
+void knn(const PointSets& sets, const T* points, const bool* valid, int64_t* out, int64_t begin, int64_t end) {
+  constexpr int kLanes = 2, kWidth = lane<F>::width, kAhead = 1 << 14;
+  const int32_t dims = sets.dims;
+  const int64_t stride = (sets.slots + kLanes * kWidth - 1) / (kLanes * kWidth) * (kLanes * kWidth);
+  T* block = static_cast<T*>(std::malloc(sizeof(T) * stride * (dims > 0 ? dims : 1)));
+  const T** rows = static_cast<const T**>(std::malloc(sizeof(T*) * sets.slots));
+  int32_t* slots = static_cast<int32_t*>(std::malloc(sizeof(int32_t) * sets.slots));
+  if (block == nullptr || rows == nullptr || slots == nullptr) std::abort();
+  for (int64_t n = begin; n < end; ++n) {
+    const T* set = points + n * sets.slots * dims;
+    int64_t* result = out + n * sets.slots * sets.num_neighbors;
+    int32_t num = 0;  // empty slots are left out, the others keep their order
+    for (int32_t p = 0; p < sets.slots; ++p) {
+      if (valid[n * sets.slots + p]) {
+        slots[num] = p;
+        rows[num++] = set + int64_t{p} * dims;
+      } else {
+        for (int32_t s = 0; s < sets.num_neighbors; ++s) result[int64_t{p} * sets.num_neighbors + s] = -1;
+      }
+    }
+    if (n + 1 < end) {  // the next set comes into the cache in the meantime
+      const int64_t numbers = int64_t{sets.slots} * dims;
+      for (int64_t at = numbers; at < 2 * numbers && at < numbers + kAhead; at += 64 / sizeof(T)) {
+        __builtin_prefetch(set + at);
+      }
+    }
+    const int64_t whole = (num + kWidth - 1) / kWidth * kWidth;
+    for (int32_t i = 0; i < whole; ++i) {
+      for (int32_t d = 0; d < dims; ++d) {  // points past the end have no neighbours
+        block[d * stride + i] = i < num ? rows[i][d] : static_cast<T>(HUGE_VAL);
+      }
+    }
+    for (int32_t first = 0; first < num;) {
+      if (num - first > kWidth) {
+        knn_of_lanes<F, kLanes>(sets, block, stride, rows, slots, first, num, result);
+        first += kLanes * kWidth;
+      } else {
+        knn_of_lanes<F, 1>(sets, block, stride, rows, slots, first, num, result);
+        first += kWidth;
+      }
+    }
+  }
+  std::free(slots);
+  std::free(rows);
+  std::free(block);
+}
+
+// Call `body(zero, c)` for every lane of channels, zero of its type; what is left over goes one by one.
+template <class F, class Body>
+HK_HD void each_channel(int32_t channels, const Body& body) {
+  int32_t c = 0;
+  for (; c + lane<F>::width <= channels; c += lane<F>::width) body(F{}, c);
+  for (; c < channels; ++c) body(typename lane<F>::scalar{}, c);
+}
+
+// Sum over all channels.
+template <class F>
+struct Sum {
+  using T = typename lane<F>::scalar;
+  F lanes{};
+  T rest{};
+
+  template <class G>
+  HK_HD void add(G value) {
+    if constexpr (lane<G>::width == lane<F>::width) {
+      lanes = lanes + value;
+    } else {
+      rest += value;
+    }
+  }
+  HK_HD T total() const { return sum_of(lanes) + rest; }
+};
+
+// Work space for an event: its features with a row of zeros below them, their gradient with a row for what goes
+// nowhere, the sums y, and where the neighbours of each node are.
+template <class T>
+struct HexEvent {
+  int32_t nodes, channels;
+  int64_t size;  // numbers of an event
+  T *x, *of_x, *y;
+  NormOfNode<T>* norms;
+  int64_t* neighbors;
+
+  HexEvent(const HexShape& shape, const int64_t* table)
+      : nodes(shape.nodes), channels(shape.channels), size(int64_t{nodes} * channels) {
+    x = static_cast<T*>(std::malloc(sizeof(T) * (3 * size + 2 * channels)));
+    norms = static_cast<NormOfNode<T>*>(std::malloc(sizeof(NormOfNode<T>) * nodes));
+    neighbors = static_cast<int64_t*>(std::malloc(sizeof(int64_t) * nodes * kHexDirections));
+    if (x == nullptr || norms == nullptr || neighbors == nullptr) std::abort();
+    of_x = x + size + channels;
+    y = of_x + size + channels;
+    for (int64_t i = 0; i < int64_t{nodes} * kHexDirections; ++i) {
+      neighbors[i] = neighbor(table, nodes, i / kHexDirections, static_cast<int>(i % kHexDirections)) * channels;
+    }
+    std::memset(x + size, 0, sizeof(T) * channels);
+  }
+  ~HexEvent() {
+    std::free(neighbors);
+    std::free(norms);
+    std::free(x);
+  }
+  HexEvent(const HexEvent&) = delete;
+  HexEvent& operator=(const HexEvent&) = delete;
+};
+
+// Read an event and write its sums into `y`.
+template <class F, class T>
+HK_HD void hex_sums(const HexEvent<T>& event, const T* features, const T* weight, const T* bias, T* y) {
+  std::memcpy(event.x, features, sizeof(T) * event.size);
+  each_channel<F>(event.channels, [&](auto zero, int32_t c) __attribute__((always_inline)) {
+    using G = decltype(zero);
+    const Stencil<G> stencil(weight, bias, event.channels, c);
+    for (int32_t n = 0; n < event.nodes; ++n) {
+      G features[kHexDirections];
+      HK_UNROLL
+      for (int t = 0; t < kHexDirections; ++t) features[t] = read<G>(event.x + event.neighbors[n * kHexDirections + t] + c);
+      write(stencil.sum(features), y + n * event.channels + c);
+    }
+  });
+}
+
+template <class F, class T>
+HK_HD T mean_of(const T* row, int32_t channels) {
+  Sum<F> sum;
+  each_channel<F>(channels, [&](auto zero, int32_t c) __attribute__((always_inline)) {
+    sum.add(read<decltype(zero)>(row + c));
+  });
+  return sum.total() / channels;
+}
+
+template <class F, class T>
+void hex(const HexShape& shape, const T* x, const int64_t* table, const T* weight, const T* bias, const T* gamma,
+         const T* beta, T* out, int64_t begin, int64_t end) {
+  const HexEvent<T> event(shape, table);
+  for (int64_t e = begin; e < end; ++e) {
+    T* result = out + e * event.size;
+    hex_sums<F>(event, x + e * event.size, weight, bias, result);
+    for (int32_t n = 0; n < shape.nodes; ++n) {
+      T* row = result + n * shape.channels;
+      NormOfNode<T> norm{mean_of<F>(row, shape.channels), 0, 0, 0};
+      Sum<F> squares;
+      each_channel<F>(shape.channels, [&](auto zero, int32_t c) __attribute__((always_inline)) {
+        using G = decltype(zero);
+        const G centred = read<G>(row + c) - splat<G>(norm.centre);
+        squares.add(centred * centred);
+      });
+      norm.set_variance(squares.total() / shape.channels, shape.eps);
+      each_channel<F>(shape.channels, [&](auto zero, int32_t c) __attribute__((always_inline)) {
+        using G = decltype(zero);
+        write(norm.normal(read<G>(row + c)) * read<G>(gamma + c) + read<G>(beta + c), row + c);
+      });
+    }
+  }
+}
+
+template <class F, class T>
+void hex_pullback(const HexShape& shape, const T* x, const T* grad, const int64_t* table, const T* weight,
+                  const T* bias, const T* gamma, T* of_x, T* of_parameters, int64_t begin, int64_t end) {
+  const HexEvent<T> event(shape, table);
+  const int32_t channels = shape.channels;
+  std::memset(of_parameters, 0, sizeof(T) * kHexRows * channels);
+  for (int64_t e = begin; e < end; ++e) {
+    const T* of_z = grad + e * event.size;
+    hex_sums<F>(event, x + e * event.size, weight, bias, event.y);
+    for (int32_t n = 0; n < shape.nodes; ++n) {
+      const T *row = event.y + n * channels, *g = of_z + n * channels;
+      NormOfNode<T> norm{mean_of<F>(row, channels), 0, 0, 0};
+      Sum<F> squares, sum_h, sum_hy;
+      each_channel<F>(channels, [&](auto zero, int32_t c) __attribute__((always_inline)) {
+        using G = decltype(zero);
+        const G centred = read<G>(row + c) - splat<G>(norm.centre), h = read<G>(g + c) * read<G>(gamma + c);
+        squares.add(centred * centred);
+        sum_h.add(h);
+        sum_hy.add(h * centred);
+      });
+      norm.set_variance(squares.total() / channels, shape.eps);
+      norm.mean_h = sum_h.total() / channels;
+      norm.mean_hy = sum_hy.total() / channels * norm.rstd;
+      event.norms[n] = norm;
+    }
+    std::memset(event.of_x, 0, sizeof(T) * event.size);
+    each_channel<F>(channels, [&](auto zero, int32_t c) __attribute__((always_inline)) {
+      using G = decltype(zero);
+      const Stencil<G> stencil(weight, bias, channels, c);
+      const G scale = read<G>(gamma + c);
+      G sums[kHexRows];
+      for (int k = 0; k < kHexRows; ++k) sums[k] = read<G>(of_parameters + k * channels + c);
+      for (int32_t n = 0; n < shape.nodes; ++n) {
+        const G g = read<G>(of_z + n * channels + c);
+        const G normal = event.norms[n].normal(read<G>(event.y + n * channels + c));
+        const G of_y = event.norms[n].pull_back(normal, g * scale);
+        HK_UNROLL
+        for (int t = 0; t < kHexDirections; ++t) {
+          const int64_t at = event.neighbors[n * kHexDirections + t] + c;
+          write(read<G>(event.of_x + at) + stencil.weight[t] * of_y, event.of_x + at);
+          sums[t] = sums[t] + read<G>(event.x + at) * of_y;
+        }
+        sums[kHexDirections] = sums[kHexDirections] + of_y;
+        sums[kHexDirections + 1] = sums[kHexDirections + 1] + g * normal;
+        sums[kHexDirections + 2] = sums[kHexDirections + 2] + g;
+      }
+      for (int k = 0; k < kHexRows; ++k) write(sums[k], of_parameters + k * channels + c);
+    });
+    std::memcpy(of_x + e * event.size, event.of_x, sizeof(T) * event.size);
+  }
+}
+
 }  // namespace HEPK_ISA
 
 const Table HEPK_PASTE(table_, HEPK_ISA) = {
@@ -377,11 +642,13 @@ const Table HEPK_PASTE(table_, HEPK_ISA) = {
     {field<float_lanes>, pullback<float_lanes>, propagate<float_lanes>, propagate_adaptive<float_lanes>, narrow_mlp<float_lanes>,
      equi_widen<float>, equi_linear<float_lanes>, equi_gradient<float_lanes>, equi_fold<float>,
      pair_features<float_lanes>,
-     tokens<float_lanes>, nearest<float_lanes>},
+     tokens<float_lanes>, nearest<float_lanes>, knn<float_lanes>,
+     hex<float_lanes>, hex_pullback<float_lanes>},
     {field<double_lanes>, pullback<double_lanes>, propagate<double_lanes>, propagate_adaptive<double_lanes>, narrow_mlp<double_lanes>,
      equi_widen<double>, equi_linear<double_lanes>, equi_gradient<double_lanes>, equi_fold<double>,
      pair_features<double_lanes>,
-     tokens<double_lanes>, nearest<double_lanes>},
+     tokens<double_lanes>, nearest<double_lanes>, knn<double_lanes>,
+     hex<double_lanes>, hex_pullback<double_lanes>},
 };
 
 }  // namespace hepk

@@ -5,6 +5,8 @@
 #include "core/adaptive.h"
 #include "core/dense.h"
 #include "core/equilinear.h"
+#include "core/hex.h"
+#include "core/knn.h"
 #include "core/nearest.h"
 #include "core/pairs.h"
 #include "core/propagate.h"
@@ -237,6 +239,176 @@ __global__ void __launch_bounds__(kThreads)
   out[n] = found;
 }
 
+// One thread a point; its neighbours stay in registers, kMost or fewer of them.
+template <class T, int kMost>
+__global__ void __launch_bounds__(kThreads)
+    knn_kernel(PointSets sets, const T* __restrict__ points, const bool* __restrict__ valid,
+               int64_t* __restrict__ out, int64_t rows) {
+  const int64_t n = this_row();
+  if (n >= rows) return;
+  const int64_t set = n / sets.slots * sets.slots;
+  T best[kMost];
+  int32_t found[kMost];
+  HK_UNROLL
+  for (int s = 0; s < kMost; ++s) {
+    best[s] = static_cast<T>(HUGE_VAL);
+    found[s] = -1;
+  }
+  const T* mine = points + n * sets.dims;
+  for (int32_t j = 0; valid[n] && j < sets.slots; ++j) {
+    if (set + j == n || !valid[set + j]) continue;
+    const T* rows_of_tile[1] = {points + (set + j) * sets.dims};
+    T distance[1][1];
+    squared_distances<1, 1>(mine, 1, rows_of_tile, sets.dims, static_cast<T>(sets.period), distance);
+    insert(distance[0][0], j, best, found, kMost, 1);
+  }
+  HK_UNROLL
+  for (int s = 0; s < kMost; ++s) {
+    if (s < sets.num_neighbors) out[n * sets.num_neighbors + s] = found[s];
+  }
+}
+
+// Features of an absent neighbour.
+__device__ double absent[kMaxHexChannels];
+
+constexpr int kWarp = 32, kWarps = kThreads / kWarp;
+
+template <class T>
+__device__ T warp_sum(T value) {
+  for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffff, value, step);
+  return value;
+}
+
+template <class T>
+__device__ void neighbors_of(const T* x, const int64_t* table, const HexShape& shape, int64_t n, const T** from) {
+  HK_UNROLL
+  for (int t = 0; t < kHexDirections; ++t) {
+    const int64_t m = neighbor(table, shape.nodes, n, t);
+    from[t] = m < shape.nodes ? x + m * shape.channels : reinterpret_cast<const T*>(absent);
+  }
+}
+
+// One warp a node: the sums y of its channels into `row`, and their norm.
+template <class T>
+__device__ NormOfNode<T> hex_row(const HexShape& shape, const T* const* from, const T* weight, const T* bias, T* row) {
+  const int lane_of_warp = threadIdx.x % kWarp;
+  NormOfNode<T> norm{0, 0, 0, 0};
+  for (int32_t c = lane_of_warp; c < shape.channels; c += kWarp) {
+    T features[kHexDirections];
+    HK_UNROLL
+    for (int t = 0; t < kHexDirections; ++t) features[t] = from[t][c];
+    row[c] = Stencil<T>(weight, bias, shape.channels, c).sum(features);
+    norm.centre += row[c];
+  }
+  norm.centre = warp_sum(norm.centre) / shape.channels;
+  T squares = 0;
+  for (int32_t c = lane_of_warp; c < shape.channels; c += kWarp) {
+    squares += (row[c] - norm.centre) * (row[c] - norm.centre);
+  }
+  norm.set_variance(warp_sum(squares) / shape.channels, shape.eps);
+  return norm;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    hex_kernel(HexShape shape, const T* __restrict__ x, const int64_t* __restrict__ table,
+               const T* __restrict__ weight, const T* __restrict__ bias, const T* __restrict__ gamma,
+               const T* __restrict__ beta, T* __restrict__ out, int64_t rows) {
+  __shared__ T sums[kWarps][kMaxHexChannels];
+  const int64_t r = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
+  if (r >= rows) return;
+  const int64_t event = r / shape.nodes;
+  const T* from[kHexDirections];
+  neighbors_of(x + event * shape.nodes * shape.channels, table, shape, r - event * shape.nodes, from);
+  T* row = sums[threadIdx.x / kWarp];
+  const NormOfNode<T> norm = hex_row(shape, from, weight, bias, row);
+  for (int32_t c = threadIdx.x % kWarp; c < shape.channels; c += kWarp) {
+    out[r * shape.channels + c] = norm.normal(row[c]) * gamma[c] + beta[c];
+  }
+}
+
+// What the gradient needs to know of the norm of every node.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    hex_norms_kernel(HexShape shape, const T* __restrict__ x, const T* __restrict__ grad,
+                     const int64_t* __restrict__ table, const T* __restrict__ weight, const T* __restrict__ bias,
+                     const T* __restrict__ gamma, T* __restrict__ norms, int64_t rows) {
+  __shared__ T sums[kWarps][kMaxHexChannels];
+  const int64_t r = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
+  if (r >= rows) return;
+  const int64_t event = r / shape.nodes;
+  const T* from[kHexDirections];
+  neighbors_of(x + event * shape.nodes * shape.channels, table, shape, r - event * shape.nodes, from);
+  T* row = sums[threadIdx.x / kWarp];
+  NormOfNode<T> norm = hex_row(shape, from, weight, bias, row);
+  for (int32_t c = threadIdx.x % kWarp; c < shape.channels; c += kWarp) {
+    const T h = grad[r * shape.channels + c] * gamma[c];
+    norm.mean_h += h;
+    norm.mean_hy += h * norm.normal(row[c]);
+  }
+  norm.mean_h = warp_sum(norm.mean_h) / shape.channels;
+  norm.mean_hy = warp_sum(norm.mean_hy) / shape.channels;
+  if (threadIdx.x % kWarp == 0) {
+    T* found = norms + 4 * r;
+    found[0] = norm.centre;
+    found[1] = norm.rstd;
+    found[2] = norm.mean_h;
+    found[3] = norm.mean_hy;
+  }
+}
+
+// One thread a channel of an event, which no other thread writes to: the order of the sums is fixed.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    hex_pullback_kernel(HexShape shape, const T* __restrict__ x, const T* __restrict__ grad,
+                        const int64_t* __restrict__ table, const T* __restrict__ weight, const T* __restrict__ bias,
+                        const T* __restrict__ gamma, const T* __restrict__ norms, T* of_x, T* __restrict__ partial,
+                        int64_t events) {
+  const int64_t i = this_row(), event = i / shape.channels;
+  if (event >= events) return;
+  const int32_t c = static_cast<int32_t>(i - event * shape.channels);
+  const int64_t first = event * shape.nodes * shape.channels;
+  const T* mine = x + first + c;
+  const Stencil<T> stencil(weight, bias, shape.channels, c);
+  const T scale = gamma[c];
+  T sums[kHexRows] = {};
+  for (int32_t n = 0; n < shape.nodes; ++n) of_x[first + n * shape.channels + c] = 0;
+#pragma unroll 1
+  for (int32_t n = 0; n < shape.nodes; ++n) {
+    T features[kHexDirections];
+    HK_UNROLL
+    for (int t = 0; t < kHexDirections; ++t) {
+      const int64_t m = neighbor(table, shape.nodes, n, t);
+      features[t] = m < shape.nodes ? mine[m * shape.channels] : T{};
+    }
+    const T* found = norms + 4 * (event * shape.nodes + n);
+    const NormOfNode<T> norm{found[0], found[1], found[2], found[3]};
+    const T normal = norm.normal(stencil.sum(features));
+    const T of_z = grad[first + n * shape.channels + c], of_y = norm.pull_back(normal, of_z * scale);
+    HK_UNROLL
+    for (int t = 0; t < kHexDirections; ++t) {
+      sums[t] += features[t] * of_y;
+      const int64_t m = neighbor(table, shape.nodes, n, t);
+      if (m < shape.nodes) of_x[first + m * shape.channels + c] += stencil.weight[t] * of_y;
+    }
+    sums[kHexDirections] += of_y;
+    sums[kHexDirections + 1] += of_z * normal;
+    sums[kHexDirections + 2] += of_z;
+  }
+  HK_UNROLL
+  for (int k = 0; k < kHexRows; ++k) partial[(event * kHexRows + k) * shape.channels + c] = sums[k];
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    hex_sum_kernel(const T* __restrict__ partial, T* __restrict__ out, int64_t events, int64_t size) {
+  const int64_t i = this_row();
+  if (i >= size) return;
+  T sum = 0;
+  for (int64_t e = 0; e < events; ++e) sum += partial[e * size + i];
+  out[i] = sum;
+}
+
 }  // namespace
 
 template <class T>
@@ -328,6 +500,39 @@ int cuda_nearest(const T* vectors, const T* codes, const T* half_norms, int64_t*
   return cudaGetLastError();
 }
 
+template <class T>
+int cuda_knn(const PointSets& sets, const T* points, const bool* valid, int64_t* neighbors, int64_t rows,
+             void* stream) {
+  const auto kernel = sets.num_neighbors <= 8    ? knn_kernel<T, 8>
+                      : sets.num_neighbors <= 16 ? knn_kernel<T, 16>
+                                                 : knn_kernel<T, kMaxNeighbors>;
+  kernel<<<blocks(rows), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(sets, points, valid, neighbors, rows);
+  return cudaGetLastError();
+}
+
+template <class T>
+int cuda_hex(const HexShape& shape, const T* x, const int64_t* table, const T* weight, const T* bias, const T* gamma,
+             const T* beta, T* out, int64_t events, void* stream) {
+  const int64_t rows = events * shape.nodes;
+  hex_kernel<T><<<blocks(rows * kWarp), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(shape, x, table, weight, bias,
+                                                                                       gamma, beta, out, rows);
+  return cudaGetLastError();
+}
+
+template <class T>
+int cuda_hex_pullback(const HexShape& shape, const T* x, const T* grad, const int64_t* table, const T* weight,
+                      const T* bias, const T* gamma, T* of_x, T* of_parameters, T* norms, T* partial, int64_t events,
+                      void* stream) {
+  const int64_t rows = events * shape.nodes, size = int64_t{kHexRows} * shape.channels;
+  const auto queue = static_cast<cudaStream_t>(stream);
+  hex_norms_kernel<T>
+      <<<blocks(rows * kWarp), kThreads, 0, queue>>>(shape, x, grad, table, weight, bias, gamma, norms, rows);
+  hex_pullback_kernel<T><<<blocks(events * shape.channels), kThreads, 0, queue>>>(
+      shape, x, grad, table, weight, bias, gamma, norms, of_x, partial, events);
+  hex_sum_kernel<T><<<blocks(size), kThreads, 0, queue>>>(partial, of_parameters, events, size);
+  return cudaGetLastError();
+}
+
 const char* cuda_error(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 
 template int cuda_field(const Grid&, const float*, float*, int64_t, void*);
@@ -359,5 +564,15 @@ template int cuda_tokens(const EventBins&, const double*, const double*, const i
                          void*);
 template int cuda_nearest(const float*, const float*, const float*, int64_t*, int32_t, int32_t, int64_t, void*);
 template int cuda_nearest(const double*, const double*, const double*, int64_t*, int32_t, int32_t, int64_t, void*);
+template int cuda_knn(const PointSets&, const float*, const bool*, int64_t*, int64_t, void*);
+template int cuda_knn(const PointSets&, const double*, const bool*, int64_t*, int64_t, void*);
+template int cuda_hex(const HexShape&, const float*, const int64_t*, const float*, const float*, const float*,
+                      const float*, float*, int64_t, void*);
+template int cuda_hex(const HexShape&, const double*, const int64_t*, const double*, const double*, const double*,
+                      const double*, double*, int64_t, void*);
+template int cuda_hex_pullback(const HexShape&, const float*, const float*, const int64_t*, const float*, const float*,
+                               const float*, float*, float*, float*, float*, int64_t, void*);
+template int cuda_hex_pullback(const HexShape&, const double*, const double*, const int64_t*, const double*,
+                               const double*, const double*, double*, double*, double*, double*, int64_t, void*);
 
 }  // namespace hepk

@@ -335,4 +335,106 @@ Tensor narrow_mlp(Tensor rows, Tensor weights, std::vector<int64_t> sizes, int64
   return out;
 }
 
+template <class Device>
+Tensor knn(Tensor points, Tensor valid, int64_t num_neighbors, double period) {
+  const char* op = "hep::knn";
+  STD_TORCH_CHECK(Device::owns(points), op, ": points must be on the ", Device::name());
+  STD_TORCH_CHECK(points.scalar_type() == ScalarType::Float || points.scalar_type() == ScalarType::Double, op,
+                  ": points must be float32 or float64");
+  STD_TORCH_CHECK(points.dim() == 3 && points.size(1) < (1 << 24) && points.size(2) < (1 << 24), op,
+                  ": points must be (N, P, D)");
+  STD_TORCH_CHECK(valid.dim() == 2 && valid.size(0) == points.size(0) && valid.size(1) == points.size(1), op,
+                  ": valid_mask must be (N, P)");
+  STD_TORCH_CHECK(valid.device() == points.device() && valid.scalar_type() == ScalarType::Bool, op,
+                  ": valid_mask must be bool on the device of points");
+  STD_TORCH_CHECK(num_neighbors >= 1 && num_neighbors <= kMaxNeighbors, op, ": k must be from 1 to ", kMaxNeighbors);
+  STD_TORCH_CHECK(period >= 0 && period < std::numeric_limits<double>::infinity() && (period == 0 || points.size(2) > 0),
+                  op, ": period must be finite, and 0 where there is no dimension");
+  points = torch::stable::contiguous(points);
+  valid = torch::stable::contiguous(valid);
+  const PointSets sets{static_cast<int32_t>(points.size(1)), static_cast<int32_t>(points.size(2)),
+                       static_cast<int32_t>(num_neighbors), period};
+  Tensor out = torch::stable::new_empty(points, {points.size(0), points.size(1), num_neighbors}, ScalarType::Long);
+  if (out.numel() == 0) return out;
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Device::template knn<T>(points, sets, data<T>(points), data<bool>(valid),
+                            static_cast<int64_t*>(out.mutable_data_ptr()));
+  };
+  points.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  return out;
+}
+
+// Features of the nodes of a lattice and what acts on them; weight has a row a direction.
+template <class Device>
+HexShape checked_lattice(const char* op, Tensor& x, Tensor& table, Tensor& weight, double eps) {
+  STD_TORCH_CHECK(Device::owns(x), op, ": x must be on the ", Device::name());
+  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double, op,
+                  ": x must be float32 or float64");
+  STD_TORCH_CHECK(x.dim() == 3 && x.size(1) < (1 << 20) && x.size(2) >= 1 && x.size(2) <= kMaxHexChannels, op,
+                  ": x must be (B, N, C) with 1 to ", kMaxHexChannels, " channels");
+  STD_TORCH_CHECK(table.dim() == 2 && table.size(0) == x.size(1) && table.size(1) == kHexDirections, op,
+                  ": table must be (N, ", kHexDirections, ")");
+  STD_TORCH_CHECK(table.device() == x.device() && table.scalar_type() == ScalarType::Long, op,
+                  ": table must be int64 on the device of x");
+  check_like(op, "weight", weight, x);
+  STD_TORCH_CHECK(weight.dim() == 2 && weight.size(0) == kHexDirections && weight.size(1) == x.size(2), op,
+                  ": weight must be (", kHexDirections, ", C)");
+  STD_TORCH_CHECK(eps >= 0, op, ": eps must not be negative");
+  x = torch::stable::contiguous(x);
+  table = torch::stable::contiguous(table);
+  weight = torch::stable::contiguous(weight);
+  return {static_cast<int32_t>(x.size(1)), static_cast<int32_t>(x.size(2)), eps};
+}
+
+inline Tensor of_channels(const char* op, const char* name, const Tensor& values, const Tensor& x) {
+  check_like(op, name, values, x);
+  STD_TORCH_CHECK(values.dim() == 1 && values.size(0) == x.size(2), op, ": ", name, " must be (C,)");
+  return torch::stable::contiguous(values);
+}
+
+template <class Device>
+Tensor hex_conv_norm(Tensor x, Tensor table, Tensor weight, Tensor bias, Tensor gamma, Tensor beta, double eps) {
+  const char* op = "hep::hex_conv_norm";
+  const HexShape shape = checked_lattice<Device>(op, x, table, weight, eps);
+  bias = of_channels(op, "bias", bias, x);
+  gamma = of_channels(op, "gamma", gamma, x);
+  beta = of_channels(op, "beta", beta, x);
+  Tensor out = torch::stable::empty_like(x);
+  if (x.numel() == 0) return out;
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Device::template hex<T>(x, shape, data<T>(x), data<int64_t>(table), data<T>(weight), data<T>(bias), data<T>(gamma),
+                            data<T>(beta), static_cast<T*>(out.mutable_data_ptr()));
+  };
+  x.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  return out;
+}
+
+// The gradient of x, (B N, C), above those of the parameters, (kHexRows, C).
+template <class Device>
+Tensor hex_conv_norm_pullback(Tensor x, Tensor grad, Tensor table, Tensor weight, Tensor bias, Tensor gamma,
+                              double eps) {
+  const char* op = "hep::hex_conv_norm_pullback";
+  const HexShape shape = checked_lattice<Device>(op, x, table, weight, eps);
+  check_like(op, "grad", grad, x);
+  STD_TORCH_CHECK(grad.dim() == 3 && grad.size(0) == x.size(0) && grad.size(1) == x.size(1) &&
+                      grad.size(2) == x.size(2),
+                  op, ": grad must be (B, N, C)");
+  grad = torch::stable::contiguous(grad);
+  bias = of_channels(op, "bias", bias, x);
+  gamma = of_channels(op, "gamma", gamma, x);
+  const int64_t rows = x.size(0) * x.size(1);
+  Tensor out = torch::stable::new_empty(x, {rows + kHexRows, x.size(2)});
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    T* result = static_cast<T*>(out.mutable_data_ptr());
+    Device::template hex_pullback<T>(x, shape, data<T>(x), data<T>(grad), data<int64_t>(table), data<T>(weight),
+                                     data<T>(bias), data<T>(gamma), result, result + rows * x.size(2));
+  };
+  if (rows == 0) return torch::stable::zero_(out);
+  x.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  return out;
+}
+
 }  // namespace hepk

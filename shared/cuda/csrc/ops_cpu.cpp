@@ -146,6 +146,46 @@ struct Cpu {
       kernel.nearest(vectors, codes, half_norms, out, dims, num_codes, begin, end);
     });
   }
+
+  template <class T>
+  static void knn(const Tensor& rows, const hepk::PointSets& sets, const T* points, const bool* valid, int64_t* out) {
+    const auto& kernel = kernels<T>();
+    const int64_t grain = sets.slots < kGrain ? kGrain / sets.slots : 1;  // sets
+    torch::stable::parallel_for(0, rows.size(0), grain, [&](int64_t begin, int64_t end) {
+      kernel.knn(sets, points, valid, out, begin, end);
+    });
+  }
+
+  template <class T>
+  static void hex(const Tensor& x, const hepk::HexShape& shape, const T* features, const int64_t* table,
+                  const T* weight, const T* bias, const T* gamma, const T* beta, T* out) {
+    const auto& kernel = kernels<T>();
+    torch::stable::parallel_for(0, x.size(0), 4, [&](int64_t begin, int64_t end) {
+      kernel.hex(shape, features, table, weight, bias, gamma, beta, out, begin, end);
+    });
+  }
+
+  // Gradients of the parameters are summed group by group, so that the result does not depend on the threads.
+  template <class T>
+  static void hex_pullback(const Tensor& x, const hepk::HexShape& shape, const T* features, const T* grad,
+                           const int64_t* table, const T* weight, const T* bias, const T* gamma, T* of_x,
+                           T* of_parameters) {
+    constexpr int64_t kGroup = 8;  // events
+    const auto& kernel = kernels<T>();
+    const int64_t events = x.size(0), groups = (events + kGroup - 1) / kGroup, size = hepk::kHexRows * x.size(2);
+    const Tensor partial = torch::stable::new_empty(x, {groups, size});
+    T* sums = static_cast<T*>(partial.mutable_data_ptr());
+    torch::stable::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t group = begin; group < end; ++group) {
+        const int64_t first = group * kGroup, last = first + kGroup < events ? first + kGroup : events;
+        kernel.hex_pullback(shape, features, grad, table, weight, bias, gamma, of_x, sums + group * size, first, last);
+      }
+    });
+    for (int64_t i = 0; i < size; ++i) of_parameters[i] = sums[i];
+    for (int64_t group = 1; group < groups; ++group) {
+      for (int64_t i = 0; i < size; ++i) of_parameters[i] += sums[group * size + i];
+    }
+  }
 };
 
 }  // namespace
@@ -161,6 +201,9 @@ STABLE_TORCH_LIBRARY_IMPL(hep, CPU, m) {
   m.impl("pair_features", TORCH_BOX(&hepk::pair_features<Cpu>));
   m.impl("event_tokens", TORCH_BOX(&hepk::event_tokens<Cpu>));
   m.impl("nearest_code", TORCH_BOX(&hepk::nearest_code<Cpu>));
+  m.impl("knn", TORCH_BOX(&hepk::knn<Cpu>));
+  m.impl("hex_conv_norm", TORCH_BOX(&hepk::hex_conv_norm<Cpu>));
+  m.impl("hex_conv_norm_pullback", TORCH_BOX(&hepk::hex_conv_norm_pullback<Cpu>));
 }
 
 // Which instruction set serves; null where HEP_SHARED_ISA asks for one that cannot.

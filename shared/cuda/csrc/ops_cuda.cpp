@@ -91,6 +91,34 @@ struct Cuda {
     });
   }
 
+  template <class T>
+  static void knn(const Tensor& rows, const hepk::PointSets& sets, const T* points, const bool* valid, int64_t* out) {
+    launch(rows, [&](void* stream) {
+      return hepk::cuda_knn<T>(sets, points, valid, out, rows.size(0) * sets.slots, stream);
+    });
+  }
+
+  template <class T>
+  static void hex(const Tensor& x, const hepk::HexShape& shape, const T* features, const int64_t* table,
+                  const T* weight, const T* bias, const T* gamma, const T* beta, T* out) {
+    launch(x, [&](void* stream) {
+      return hepk::cuda_hex<T>(shape, features, table, weight, bias, gamma, beta, out, x.size(0), stream);
+    });
+  }
+
+  template <class T>
+  static void hex_pullback(const Tensor& x, const hepk::HexShape& shape, const T* features, const T* grad,
+                           const int64_t* table, const T* weight, const T* bias, const T* gamma, T* of_x,
+                           T* of_parameters) {
+    const Tensor norms = torch::stable::new_empty(x, {x.size(0), x.size(1), 4});
+    const Tensor partial = torch::stable::new_empty(x, {x.size(0), hepk::kHexRows, x.size(2)});
+    launch(x, [&](void* stream) {
+      return hepk::cuda_hex_pullback<T>(shape, features, grad, table, weight, bias, gamma, of_x, of_parameters,
+                                        static_cast<T*>(norms.mutable_data_ptr()),
+                                        static_cast<T*>(partial.mutable_data_ptr()), x.size(0), stream);
+    });
+  }
+
  private:
   template <class Launcher>
   static void launch(const Tensor& rows, Launcher&& launcher) {
@@ -116,4 +144,7 @@ STABLE_TORCH_LIBRARY_IMPL(hep, CUDA, m) {
   m.impl("pair_features", TORCH_BOX(&hepk::pair_features<Cuda>));
   m.impl("event_tokens", TORCH_BOX(&hepk::event_tokens<Cuda>));
   m.impl("nearest_code", TORCH_BOX(&hepk::nearest_code<Cuda>));
+  m.impl("knn", TORCH_BOX(&hepk::knn<Cuda>));
+  m.impl("hex_conv_norm", TORCH_BOX(&hepk::hex_conv_norm<Cuda>));
+  m.impl("hex_conv_norm_pullback", TORCH_BOX(&hepk::hex_conv_norm_pullback<Cuda>));
 }

@@ -36,7 +36,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hep_shared.ops import equilinear, field, nearest, pairs, tokens
+from hep_shared.ops import equilinear, field, knn, nearest, pairs, tokens
+from hep_shared.ops import hex as hex_op
 from hep_shared.ops import narrow_mlp as mlp
 from hep_shared.ops import propagate as track
 from hep_shared.ops import propagate_adaptive as adaptive
@@ -319,6 +320,103 @@ def make_pair_cases(dtype: torch.dtype, device: str, num_jets: int) -> list[Case
     ]
 
 
+def make_knn_cases(dtype: torch.dtype, device: str, num_sets: int) -> list[Case]:
+    """Particles of jets in a plane, and objects of events in a plane and by features."""
+    random = torch.Generator().manual_seed(4)
+
+    def case(sets: int, slots: int, dims: int, k: int, filled: float) -> Case:
+        points = torch.randn(sets, slots, dims, generator=random).to(device, dtype)
+        valid = (torch.rand(sets, slots, generator=random) < filled).to(device)
+        itself = torch.eye(slots, dtype=torch.bool, device=device)
+
+        def distances() -> Tensor:
+            square = points.square().sum(2)
+            products = torch.bmm(points, points.transpose(1, 2))
+            found = square.unsqueeze(2) + square.unsqueeze(1) - 2 * products
+            return found.masked_fill(itself | ~valid.unsqueeze(1), torch.inf)
+
+        matrix = distances()
+
+        def native() -> Tensor:
+            return knn.operator(points, valid, k, 0.0)
+
+        def difference() -> float:
+            exact = (points.double().unsqueeze(2) - points.double().unsqueeze(1)).square().sum(3)
+            ways = [way.clamp(min=0) for way in (native(), knn.reference(points, valid, k, 0.0))]
+            return float((exact.gather(2, ways[0]) - exact.gather(2, ways[1])).abs().max())
+
+        return Case(
+            f"knn, {sets} sets x {slots} points x {dims}, {filled:.0%} filled, k={k}, "
+            f"float{8 * dtype.itemsize}; naive: distances and topk, best torch: topk alone",
+            lambda: distances().topk(k, dim=2, largest=False)[1],
+            lambda: matrix.topk(k, dim=2, largest=False)[1],
+            native,
+            0,
+            ">= 3 x topk" if device == "cpu" else ">= 10 x naive",
+            0.0,
+            difference,
+        )
+
+    return [
+        case(num_sets, 128, 2, 16, 1.0),
+        case(8 * num_sets, 18, 2, 4, 0.6),
+        case(8 * num_sets, 18, 128, 4, 0.6),
+    ]
+
+
+def hexagon(radius: int) -> Tensor:
+    """Neighbours of the nodes of a hexagon, -1 where there is none, (N, 7)."""
+    reach = range(-radius, radius + 1)
+    nodes = {place: i for i, place in enumerate((q, r) for q in reach for r in reach if abs(q + r) <= radius)}
+    steps = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, -1), (-1, 1))
+    return torch.tensor([[nodes.get((q + a, r + b), -1) for a, b in steps] for q, r in nodes])
+
+
+def make_hex_cases(dtype: torch.dtype, device: str, num_events: int) -> list[Case]:
+    """61 nodes of 96 channels, forward, and forward and backward; the compiled form is the best PyTorch."""
+    random = torch.Generator().manual_seed(5)
+    table = hexagon(4).to(device)
+    x, grad = (torch.randn(num_events, 61, 96, generator=random).to(device, dtype) for _ in range(2))
+    parameters = [torch.randn(7, 96, generator=random).to(device, dtype)]
+    parameters += [torch.randn(96, generator=random).to(device, dtype) for _ in range(3)]
+    inputs = [tensor.requires_grad_() for tensor in (x, *parameters)]
+    node, direction = (table >= 0).nonzero().unbind(1)
+    source = table[node, direction]
+
+    def scatter(x: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        messages = x[:, source] * weight[direction]
+        index = node[None, :, None].expand_as(messages)
+        y = torch.zeros_like(x).scatter_add(1, index, messages) + bias
+        return functional.layer_norm(y, gamma.shape, gamma, beta, 1e-6)
+
+    def gathers(x: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        return hex_op.reference(x, table, weight, bias, gamma, beta, 1e-6)
+
+    def native(x: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        return hex_op.operator(x, table, weight, bias, gamma, beta, 1e-6)
+
+    def forward(run: Callable[..., Tensor]) -> Callable[[], Tensor]:
+        return torch.no_grad()(lambda: run(*inputs))
+
+    def both(run: Callable[..., Tensor]) -> Callable[[], Tensor]:
+        return lambda: torch.autograd.grad(run(*inputs), inputs, grad)[0]
+
+    compiled = torch.compile(gathers)
+    what = f"{num_events} events x 61 nodes x 96, float{8 * dtype.itemsize}"
+    goal = ">= 10 x naive, >= 1 x best" if device == "cpu" else ">= 8 x naive"
+    return [
+        Case(
+            f"hex_conv_norm, {what}{more}; naive: scatter, best torch: gathers, compiled",
+            way(scatter),
+            way(compiled),
+            way(native),
+            0,
+            goal,
+        )
+        for way, more in ((forward, ""), (both, ", forward and backward"))
+    ]
+
+
 def time_pairs(
     ours: Callable[[], object], peer: Callable[[], object], device: str, pairs: int
 ) -> tuple[float, float, float]:
@@ -370,6 +468,8 @@ def run(device: str, num_pairs: int, only: str) -> list[str]:
             *make_code_cases(dtype, device, 9216 if device == "cpu" else 1 << 18),
             *make_map_cases(dtype, device, 4096 if device == "cpu" else 1 << 15),
             *make_pair_cases(dtype, device, 32 if device == "cpu" else 1024),
+            *make_knn_cases(dtype, device, 128 if device == "cpu" else 1024),
+            *make_hex_cases(dtype, device, 64 if device == "cpu" else 2048),
         ]
         for case in (case for case in cases if case.what.startswith(only)):
             if case.difference is None:
@@ -419,7 +519,8 @@ def main() -> None:
         "",
         f"`{command}`; medians of {options.pairs} pairs, kernel and peer in turn. The head of the script "
         "explains columns and floor. The largest difference is between the kernel and the best torch, in T "
-        "for field_lookup and in mm for propagate, of tokens, and of squared distances for nearest_code.",
+        "for field_lookup and in mm for propagate, of tokens, and of squared distances for nearest_code and "
+        "knn.",
         "",
         *(f"- {key}: {value}" for key, value in machine.items()),
         "",

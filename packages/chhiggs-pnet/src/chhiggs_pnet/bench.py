@@ -24,7 +24,7 @@ from chhiggs_pnet.data.store import Store
 from chhiggs_pnet.data.stream import EventStream, load_point, to_tensors
 from chhiggs_pnet.losses import event_weights
 from chhiggs_pnet.models.deploy import EventClassifier
-from chhiggs_pnet.models.graph import direction_distances, feature_distances, packing
+from chhiggs_pnet.models.graph import directions, packing
 from chhiggs_pnet.models.particle_net import ParametricParticleNet
 from chhiggs_pnet.physics.mass_points import MassPoint, MassTable
 from chhiggs_pnet.prepare import prepare
@@ -208,6 +208,20 @@ def peer_of(ours: ParametricParticleNet) -> Callable[..., Tensor]:
         return out
 
     return forward
+
+
+def direction_distances(px: Tensor, py: Tensor, pz: Tensor) -> Tensor:
+    """Squared distances ΔR² of all pairs, (B, P, P)."""
+    eta, phi = directions(px, py, pz).unbind(-1)
+    dphi = torch.remainder(phi.unsqueeze(2) - phi.unsqueeze(1) + torch.pi, 2 * torch.pi) - torch.pi
+    deta = eta.unsqueeze(2) - eta.unsqueeze(1)
+    return deta * deta + dphi * dphi
+
+
+def feature_distances(x: Tensor) -> Tensor:
+    """Squared Euclidean distances of all pairs, (B, P, P)."""
+    square = (x * x).sum(dim=-1)
+    return square.unsqueeze(2) + square.unsqueeze(1) - 2.0 * torch.bmm(x, x.transpose(1, 2))
 
 
 def dense_knn(distances: Tensor, valid_mask: Tensor, k: int) -> Tensor:

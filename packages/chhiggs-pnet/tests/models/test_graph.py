@@ -2,17 +2,12 @@
 
 import torch
 
-from chhiggs_pnet.models.graph import (
-    direction_distances,
-    feature_distances,
-    nearest_neighbors,
-    packing,
-)
+from chhiggs_pnet.models.graph import directions, nearest_neighbors, packing
 
 
 def test_equal_distances_are_ordered_by_slot():
     valid = torch.tensor([[True, True, True, True, False]])
-    neighbors = nearest_neighbors(torch.ones(1, 5, 5), packing(valid), 3)
+    neighbors = nearest_neighbors(torch.ones(1, 5, 2), packing(valid), 3)
     assert neighbors.rows.tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
     assert neighbors.mask is None
 
@@ -21,12 +16,19 @@ def test_nearest_are_found_as_by_hand():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, 6, 4, generator=generator)
     valid = torch.ones(3, 6, dtype=torch.bool)
-    found = nearest_neighbors(feature_distances(x), packing(valid), 2).rows.view(3, 6, 2)
+    found = nearest_neighbors(x, packing(valid), 2).rows.view(3, 6, 2)
     for event in range(3):
         distances = torch.cdist(x[event], x[event])
         distances.fill_diagonal_(torch.inf)
-        expected = distances.argsort(dim=1)[:, :2] + 6 * event
-        assert torch.equal(found[event].sort(dim=1).values, expected.sort(dim=1).values)
+        assert torch.equal(found[event], distances.argsort(dim=1)[:, :2] + 6 * event)
+
+
+def test_rows_are_counted_without_the_empty_slots():
+    valid = torch.tensor([[False, True, True, True], [True, False, True, True]])
+    x = torch.tensor([[[0.0], [0], [1], [3]], [[0], [0], [5], [1]]])
+    neighbors = nearest_neighbors(x, packing(valid), 2)
+    assert neighbors.rows.tolist() == [[1, 2], [0, 2], [1, 0], [5, 4], [5, 3], [3, 4]]
+    assert neighbors.mask is None
 
 
 def test_events_with_few_nodes_have_few_neighbors():
@@ -37,9 +39,9 @@ def test_events_with_few_nodes_have_few_neighbors():
 
 
 def test_one_tie_does_not_change_the_others():
-    distances = torch.tensor([[[0.0, 1.0, 2.0, 2.0], [1.0, 0, 3, 4], [2.0, 3, 0, 5], [2.0, 4, 5, 0]]])
-    neighbors = nearest_neighbors(distances, packing(torch.ones(1, 4, dtype=torch.bool)), 2)
-    assert neighbors.rows.sort(dim=1).values.tolist() == [[1, 2], [0, 2], [0, 1], [0, 1]]
+    points = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [-2.0, 0.0]]])
+    neighbors = nearest_neighbors(points, packing(torch.ones(1, 4, dtype=torch.bool)), 2)
+    assert neighbors.rows.tolist() == [[1, 2], [0, 2], [0, 1], [0, 2]]
 
 
 def test_rows_and_slots_are_inverse():
@@ -52,9 +54,16 @@ def test_rows_and_slots_are_inverse():
 
 
 def test_directions_wrap_around():
-    phi, eta = torch.tensor([[3.1, -3.1, 0.0]]), torch.tensor([[0.0, 0.0, 1.0]])
+    phi, eta = torch.tensor([[3.1, -3.1, 2.9]]), torch.tensor([[0.0, 0.0, 0.0]])
     pt = torch.tensor([[50.0, 20.0, 30.0]])
-    found = direction_distances(pt * phi.cos(), pt * phi.sin(), pt * eta.sinh())
-    wrapped = 2 * torch.pi - 6.2
-    torch.testing.assert_close(found[0, 0, 1], torch.tensor(wrapped**2), rtol=1e-3, atol=1e-6)
-    torch.testing.assert_close(found[0, 0, 2], torch.tensor(3.1**2 + 1.0), rtol=1e-4, atol=1e-4)
+    found = directions(pt * phi.cos(), pt * phi.sin(), pt * eta.sinh())
+    torch.testing.assert_close(found, torch.stack([eta, phi], dim=-1))
+    graph = packing(torch.ones(1, 3, dtype=torch.bool))
+    assert nearest_neighbors(found, graph, 1, period=2 * torch.pi).rows.tolist() == [[1], [0], [0]]
+    assert nearest_neighbors(found, graph, 1).rows.tolist() == [[2], [2], [0]]
+
+
+def test_missing_momentum_has_no_eta():
+    zero = torch.zeros(1, 1)
+    assert directions(zero + 3, zero, zero).tolist() == [[[0.0, 0.0]]]
+    assert directions(zero, zero, zero).isfinite().all()

@@ -81,6 +81,23 @@ def test_masked_positions_do_not_enter_the_norms(recompute):
     assert gradient[:, 6:].abs().max() == 0
 
 
+@pytest.mark.parametrize("recompute", [True, False])
+def test_normalized_features_skip_the_norm(monkeypatch, recompute):
+    monkeypatch.setattr(grn, "CACHE_ELEMENTS", 2000)
+    torch.manual_seed(0)
+    ours = GrnBranch(8, recompute=recompute).double()
+    torch.nn.init.normal_(ours.gamma)
+    torch.nn.init.normal_(ours.norm.weight)
+    x, weight = torch.randn(2, 3, 30, 8, dtype=torch.float64)
+    expected = gradients(ours, x, weight)
+    x = x.requires_grad_()
+    y = ours(ours.norm(x), normalized=True)
+    torch.testing.assert_close(y, ours(x))
+    found = torch.autograd.grad((y * weight).sum(), [x, *ours.parameters()])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_recomputing_agrees_under_autocast():
     torch.manual_seed(0)
     stored, recomputed = GrnBranch(8, recompute=False), GrnBranch(8, recompute=True)

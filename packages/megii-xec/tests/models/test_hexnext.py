@@ -17,21 +17,27 @@ def test_equals_scatter_add_over_the_edges(reference, layout):
     edges = torch.from_numpy(hex_edges(layout).copy())
     x = torch.randn(3, NUM_HEX, 5, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, NUM_HEX, 5, dtype=torch.float64)
-    y, expected = ours(x), theirs(x, edges)
+    norm = torch.nn.LayerNorm(5).double()
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    y, expected = ours(x, norm), norm(theirs(x, edges))
     torch.testing.assert_close(y, expected)
-    ours_grad = torch.autograd.grad((y * weight).sum(), [x, ours.weight, ours.bias])
-    theirs_grad = torch.autograd.grad((expected * weight).sum(), [x, theirs.weight, theirs.bias])
+    ours_grad = torch.autograd.grad((y * weight).sum(), [x, ours.weight, ours.bias, *norm.parameters()])
+    theirs_grad = torch.autograd.grad(
+        (expected * weight).sum(), [x, theirs.weight, theirs.bias, *norm.parameters()]
+    )
     for a, b in zip(ours_grad, theirs_grad, strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_a_node_reaches_itself_and_its_neighbours_only():
-    conv = HexDepthwiseConv(1)
-    torch.nn.init.ones_(conv.weight)
+    conv = HexDepthwiseConv(2)
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor([1.0, -1.0]))  # two channels that differ: the norm keeps what arrives
     for node in (0, 30, NUM_HEX - 1):
-        x = torch.zeros(1, NUM_HEX, 1)
+        x = torch.zeros(1, NUM_HEX, 2)
         x[0, node] = 1
-        reached = set(conv(x)[0, :, 0].nonzero().flatten().tolist())
+        reached = set(conv(x, torch.nn.LayerNorm(2))[0, :, 0].nonzero().flatten().tolist())
         table = hex_neighbors("corrected")
         assert reached == {n for n in range(NUM_HEX) if node in table[n]}
 

@@ -61,6 +61,8 @@ HK_HD float select(bool yes, float a, float b) { return yes ? a : b; }
 HK_HD double select(bool yes, double a, double b) { return yes ? a : b; }
 HK_HD int32_t minimum(int32_t a, int32_t b) { return a < b ? a : b; }
 HK_HD bool any(bool yes) { return yes; }
+HK_HD float sum_of(float x) { return x; }
+HK_HD double sum_of(double x) { return x; }
 HK_HD float inverse_square_root(float x) { return 1.0f / sqrtf(x); }
 HK_HD double inverse_square_root(double x) { return 1.0 / sqrt(x); }
 // The nearest whole number, as a real one; |x| < 2^22 and 2^51.
@@ -117,14 +119,13 @@ HK_HD doubles select(longs yes, doubles a, doubles b) { return yes ? a : b; }
 HK_HD ints minimum(ints a, int32_t b) { return a < b ? a : a * 0 + b; }
 HK_HD half_ints minimum(half_ints a, int32_t b) { return a < b ? a : a * 0 + b; }
 
-template <class V>
-HK_HD bool any_of(V yes) {
-  bool found = false;
-  for (unsigned i = 0; i < sizeof(V) / sizeof(yes[0]); ++i) found = found || yes[i] != 0;
-  return found;
-}
-HK_HD bool any(ints yes) { return any_of(yes); }
-HK_HD bool any(longs yes) { return any_of(yes); }
+#if defined(HEPK_ISA_avx512)
+HK_HD bool any(ints yes) { return _mm512_movepi32_mask((__m512i)yes) != 0; }
+HK_HD bool any(longs yes) { return _mm512_movepi64_mask((__m512i)yes) != 0; }
+#else
+HK_HD bool any(ints yes) { return _mm256_movemask_ps((__m256)yes) != 0; }
+HK_HD bool any(longs yes) { return _mm256_movemask_pd((__m256d)yes) != 0; }
+#endif
 HK_HD floats nearest(floats x) {
   const floats shift = splat<floats>(12582912.0f);  // 1.5 2^23: the bits behind the point fall off
   return (x + shift) - shift;
@@ -148,6 +149,8 @@ HK_HD doubles reversed(doubles x) { return __builtin_shufflevector(x, x, 3, 2, 1
 
 #if defined(HEPK_ISA_avx512)
 constexpr int kRegisters = 32;
+HK_HD float sum_of(floats x) { return _mm512_reduce_add_ps((__m512)x); }
+HK_HD double sum_of(doubles x) { return _mm512_reduce_add_pd((__m512d)x); }
 HK_HD floats inverse_square_root(floats x) {
   const floats r = (floats)_mm512_rsqrt14_ps((__m512)x);
   return r * (splat<floats>(1.5f) - splat<floats>(0.5f) * x * r * r);
@@ -161,6 +164,8 @@ HK_HD doubles gather(const double* base, half_ints i) {
 }
 #else
 constexpr int kRegisters = 16;
+HK_HD double sum_of(doubles x) { return (x[0] + x[1]) + (x[2] + x[3]); }
+HK_HD float sum_of(floats x) { return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7])); }
 HK_HD floats inverse_square_root(floats x) {
   const floats r = (floats)_mm256_rsqrt_ps((__m256)x);
   return r * (splat<floats>(1.5f) - splat<floats>(0.5f) * x * r * r);

@@ -54,6 +54,22 @@ struct Layers {
   Activation activation;          // between the layers
 };
 
+// Sets of points among which neighbours are sought.
+constexpr int kMaxNeighbors = 32;
+struct PointSets {
+  int32_t slots, dims;    // of a set, and of a point
+  int32_t num_neighbors;  // 1 <= num_neighbors <= kMaxNeighbors
+  double period;          // of the last dimension; 0 where it is no angle
+};
+
+// Nodes of a hexagonal lattice with their channels; directions are the node itself and its six neighbours.
+constexpr int kHexDirections = 7, kMaxHexChannels = 1024;
+constexpr int kHexRows = kHexDirections + 3;  // gradients of the weights, the bias, gamma and beta
+struct HexShape {
+  int32_t nodes, channels;
+  double eps;  // of the normalisation
+};
+
 // CPU: rows `begin` to `end` (excluded) of every array; the caller shares them out among threads.
 template <class T>
 struct Kernels {
@@ -87,6 +103,15 @@ struct Kernels {
   // vectors (N, D), codes (K, D), half of their squared norms (K,) -> index of the nearest code (N,); K >= 1
   void (*nearest)(const T* vectors, const T* codes, const T* half_norms, int64_t* nearest, int32_t dims,
                   int32_t num_codes, int64_t begin, int64_t end);
+  // points (N, P, D), valid (N, P) -> slots of the neighbours, -1 for none (N, P, K)
+  void (*knn)(const PointSets& sets, const T* points, const bool* valid, int64_t* neighbors, int64_t begin,
+              int64_t end);
+  // x (B, N, C), table (N, 7), weight (7, C), bias, gamma, beta (C,) -> out (B, N, C); rows are events
+  void (*hex)(const HexShape& shape, const T* x, const int64_t* table, const T* weight, const T* bias, const T* gamma,
+              const T* beta, T* out, int64_t begin, int64_t end);
+  // grad (B, N, C) -> gradient of x (B, N, C), and of the parameters (kHexRows, C), summed over events begin to end
+  void (*hex_pullback)(const HexShape& shape, const T* x, const T* grad, const int64_t* table, const T* weight,
+                       const T* bias, const T* gamma, T* of_x, T* of_parameters, int64_t begin, int64_t end);
 };
 
 struct Table {
@@ -130,6 +155,17 @@ int cuda_tokens(const EventBins& bins, const T* features, const T* missing, cons
 template <class T>
 int cuda_nearest(const T* vectors, const T* codes, const T* half_norms, int64_t* nearest, int32_t dims,
                  int32_t num_codes, int64_t rows, void* stream);
+template <class T>
+int cuda_knn(const PointSets& sets, const T* points, const bool* valid, int64_t* neighbors, int64_t rows,
+             void* stream);
+template <class T>
+int cuda_hex(const HexShape& shape, const T* x, const int64_t* table, const T* weight, const T* bias, const T* gamma,
+             const T* beta, T* out, int64_t events, void* stream);
+// `norms`: four numbers a node to work with; `partial` (B, kHexRows, C) likewise.
+template <class T>
+int cuda_hex_pullback(const HexShape& shape, const T* x, const T* grad, const int64_t* table, const T* weight,
+                      const T* bias, const T* gamma, T* of_x, T* of_parameters, T* norms, T* partial, int64_t events,
+                      void* stream);
 const char* cuda_error(int error);
 
 }  // namespace hepk

@@ -3,11 +3,11 @@ r"""Graphs of padded events: real nodes packed into rows, nearest neighbours as 
 Dense layers run on the V real nodes of a batch, not on the B P padded slots, so padding costs nothing and
 batch statistics see real nodes only. Neighbours minimise
 
-    (Δη)² + (Δφ)²           between directions,           or
-    |x_i|² + |x_j|² − 2 x_i·x_j     between feature vectors,
+    (Δη)² + (Δφ)²      between directions,           or
+    |x_i − x_j|²       between feature vectors,
 
-among the other real nodes of the event. Equal distances are ordered by slot number: a stable sort in
-PyTorch, and TopK in ONNX, which specifies that order. The choice of neighbours carries no gradient.
+among the other real nodes of the event. Equal distances are ordered by slot number (`hep_shared.ops.knn`).
+The choice of neighbours carries no gradient.
 
 Dimensions: B events, P slots of a padded event, V rows (real nodes of a batch), K neighbours, C channels.
 """
@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from hep_shared.ops.knn import knn
 
 
 class Packing(NamedTuple):
@@ -103,8 +105,8 @@ def packing(valid_mask: Tensor) -> Packing:
     return Packing(valid_mask, rows, row_of_slot, rows // num_slots)
 
 
-def direction_distances(px: Tensor, py: Tensor, pz: Tensor) -> Tensor:
-    """Squared distances ΔR² of all pairs; the missing momentum, which has no η, counts as η = 0.
+def directions(px: Tensor, py: Tensor, pz: Tensor) -> Tensor:
+    """Pseudorapidity and azimuth; the missing momentum, which has no η, counts as η = 0.
 
     Args:
         px: Momenta, GeV, (B, P).
@@ -112,60 +114,29 @@ def direction_distances(px: Tensor, py: Tensor, pz: Tensor) -> Tensor:
         pz: As px.
 
     Returns:
-        (B, P, P).
+        η and φ in rad, (B, P, 2).
     """
     eta = torch.asinh(pz / torch.sqrt(px * px + py * py).clamp(min=1e-6))
-    cross = px.unsqueeze(2) * py.unsqueeze(1) - py.unsqueeze(2) * px.unsqueeze(1)
-    dot = px.unsqueeze(2) * px.unsqueeze(1) + py.unsqueeze(2) * py.unsqueeze(1)
-    dphi = torch.atan2(cross, dot)
-    deta = eta.unsqueeze(2) - eta.unsqueeze(1)
-    return deta * deta + dphi * dphi
+    return torch.stack([eta, torch.atan2(py, px)], dim=-1)
 
 
-def feature_distances(x: Tensor) -> Tensor:
-    """Squared Euclidean distances of all pairs.
-
-    Args:
-        x: Feature vectors, (B, P, C).
-
-    Returns:
-        (B, P, P).
-    """
-    square = (x * x).sum(dim=-1)
-    return square.unsqueeze(2) + square.unsqueeze(1) - 2.0 * torch.bmm(x, x.transpose(1, 2))
-
-
-def nearest_neighbors(distances: Tensor, graph: Packing, k: int) -> Neighbors:
+def nearest_neighbors(points: Tensor, graph: Packing, k: int, *, period: float | None = None) -> Neighbors:
     """Choose the k nearest other real nodes, the lower slot first where distances are equal.
 
     Args:
-        distances: Squared distances, (B, P, P).
+        points: Coordinates of the slots, (B, P, D).
         graph: The packing.
         k: Neighbours K wanted; an event of n nodes has n − 1.
+        period: Period of the last coordinate; None if it has none.
 
     Returns:
-        The neighbours, in any order.
+        The neighbours, the nearest first.
     """
-    num_events, num_slots = graph.valid_mask.shape
-    k = min(k, num_slots)
-    self_pair = torch.eye(num_slots, dtype=torch.bool, device=distances.device)
-    distances = distances.masked_fill(self_pair | ~graph.valid_mask.unsqueeze(1), torch.inf)
-    if torch.compiler.is_exporting():
-        chosen, slots = distances.topk(k, dim=-1, largest=False)
-        exists = graph.pack(torch.isfinite(chosen))
-        offset = torch.arange(num_events, device=slots.device).view(-1, 1, 1) * num_slots
-        return Neighbors(graph.row_of_slot.reshape(-1)[graph.pack(slots + offset)], exists)
-    distances = graph.pack(distances)  # (V, P)
-    is_near = (distances <= distances.kthvalue(k, dim=-1, keepdim=True).values) & torch.isfinite(distances)
-    count = is_near.sum(dim=1)
-    if bool((count > k).any()):  # equal distances at the border
-        slots = distances.sort(dim=-1, stable=True).indices[:, :k]
-        is_near = torch.zeros_like(is_near).scatter_(1, slots, True) & torch.isfinite(distances)
-        count = is_near.sum(dim=1)
-    row, slot = is_near.nonzero(as_tuple=True)
-    source = graph.row_of_slot[graph.event[row], slot]
-    if bool((count == k).all()):
-        return Neighbors(source.view(-1, k), None)
-    exists = torch.arange(k, device=count.device) < count.unsqueeze(1)
-    index = torch.zeros(exists.shape, dtype=source.dtype, device=source.device)
-    return Neighbors(index.masked_scatter_(exists, source), exists)
+    num_slots = graph.valid_mask.shape[1]
+    slots = graph.pack(knn(points, graph.valid_mask, min(k, num_slots), period=period))
+    exists = slots >= 0
+    first_slot = (graph.event * num_slots).unsqueeze(1)
+    rows = graph.row_of_slot.reshape(-1)[first_slot + slots.clamp(min=0)]
+    if not torch.compiler.is_exporting() and bool(exists.all()):
+        return Neighbors(rows, None)
+    return Neighbors(rows, exists)

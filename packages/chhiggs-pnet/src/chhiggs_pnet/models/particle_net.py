@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from chhiggs_pnet.data.schema import ERAS, EXT14
 from chhiggs_pnet.models.conditioning import NUM_MASS_INPUTS, Film, MassAwareAttention, MassInputs
 from chhiggs_pnet.models.edge_conv import EdgeConv
-from chhiggs_pnet.models.graph import direction_distances, feature_distances, nearest_neighbors, packing
+from chhiggs_pnet.models.graph import directions, nearest_neighbors, packing
 from chhiggs_pnet.models.inputs import InputNorm, NodeInputs
 from chhiggs_pnet.models.pair_masses import NUM_EVENT_INPUTS, NUM_NODE_INPUTS, PairMasses
 from chhiggs_pnet.physics.processes import CHANNELS
@@ -165,10 +165,10 @@ class ParametricParticleNet(nn.Module):
         for block, convolution in enumerate(self.convolutions):
             with torch.no_grad():
                 if block == 0:
-                    distances = direction_distances(nodes[..., _PX], nodes[..., _PY], nodes[..., _PZ])
+                    points = directions(nodes[..., _PX], nodes[..., _PY], nodes[..., _PZ])
+                    neighbors = nearest_neighbors(points, graph, self.num_neighbors, period=2 * torch.pi)
                 else:
-                    distances = feature_distances(graph.dense(x))
-                neighbors = nearest_neighbors(distances, graph, self.num_neighbors)
+                    neighbors = nearest_neighbors(graph.dense(x), graph, self.num_neighbors)
             x = convolution(x, neighbors)
             if self.films:
                 x = self.films[block](x, graph, hypothesis)

@@ -50,8 +50,8 @@ def channel_scale(hidden: Tensor, gamma: Tensor) -> Tensor:
 
 def grn_branch(
     x: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
     w1: Tensor,
     b1: Tensor,
     gamma: Tensor,
@@ -64,8 +64,8 @@ def grn_branch(
 
     Args:
         x: Features, shape (B, N, C).
-        norm_weight: Scale of the layer norm, shape (C,).
-        norm_bias: Offset of the layer norm, shape (C,).
+        norm_weight: Scale of the layer norm, shape (C,); None where x is normalised already.
+        norm_bias: Offset of the layer norm, shape (C,), or None too.
         w1: First projection, shape (4C, C).
         b1: Its bias, shape (4C,).
         gamma: γ of GRN, shape (4C,).
@@ -78,7 +78,9 @@ def grn_branch(
     Returns:
         Features, shape (B, N, C).
     """
-    hidden = F.gelu(F.linear(F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, LAYER_NORM_EPS), w1, b1))
+    if norm_weight is not None:
+        x = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, LAYER_NORM_EPS)
+    hidden = F.gelu(F.linear(x, w1, b1))
     if visible is not None:
         hidden = hidden * visible
     folded = channel_scale(hidden, gamma)[:, None] * w2
@@ -90,7 +92,7 @@ def _events_per_chunk(x: Tensor, hidden_dim: int) -> int:
     return max(1, CACHE_ELEMENTS // (x.shape[1] * hidden_dim)) if x.is_cpu else max(1, x.shape[0])
 
 
-def _forward_in_chunks(x: Tensor, *parameters: Tensor) -> Tensor:
+def _forward_in_chunks(x: Tensor, *parameters: Any) -> Tensor:
     chunks = torch.split(x, _events_per_chunk(x, parameters[2].shape[0]))
     return torch.cat([grn_branch(chunk, *parameters) for chunk in chunks])
 
@@ -103,26 +105,30 @@ class _RecomputedBranch(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, *parameters)
         return _forward_in_chunks(x, *parameters)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, norm_weight, norm_bias, w1, b1, gamma, beta, w2, _ = ctx.saved_tensors
         shape = x.shape[-1:]
         events = _events_per_chunk(x, w1.shape[0])
 
         dx = torch.empty_like(x)
-        d_norm_weight, d_norm_bias = torch.zeros_like(norm_weight), torch.zeros_like(norm_bias)
+        d_norm_weight, d_norm_bias = (
+            None if p is None else torch.zeros_like(p) for p in (norm_weight, norm_bias)
+        )
         d_w1, d_b1, d_gamma = torch.zeros_like(w1), torch.zeros_like(b1), torch.zeros_like(gamma)
         d_b2 = grad.sum((0, 1))
         d_beta = d_b2 @ w2
         d_w2 = d_b2[:, None] * beta
 
         for x_i, grad_i, dx_i in zip(*(torch.split(t, events) for t in (x, grad, dx)), strict=True):
-            z, mean, rstd = torch.native_layer_norm(x_i, shape, norm_weight, norm_bias, LAYER_NORM_EPS)
+            z = x_i
+            if norm_weight is not None:
+                z, mean, rstd = torch.native_layer_norm(x_i, shape, norm_weight, norm_bias, LAYER_NORM_EPS)
             a = F.linear(z, w1, b1)
             h = F.gelu(a)
             square = h.square().sum(1)
@@ -143,8 +149,12 @@ class _RecomputedBranch(torch.autograd.Function):
             d_a = torch.ops.aten.gelu_backward(d_h, a)
             d_w1.addmm_(d_a.flatten(0, 1).t(), z.flatten(0, 1))
             d_b1 += d_a.sum((0, 1))
+            d_z = F.linear(d_a, w1.t())
+            if norm_weight is None:
+                dx_i.copy_(d_z)
+                continue
             d_x, d_weight, d_bias = torch.ops.aten.native_layer_norm_backward(
-                F.linear(d_a, w1.t()), x_i, shape, mean, rstd, norm_weight, norm_bias, [True, True, True]
+                d_z, x_i, shape, mean, rstd, norm_weight, norm_bias, [True, True, True]
             )
             dx_i.copy_(d_x)
             d_norm_weight += d_weight
@@ -172,18 +182,20 @@ class GrnBranch(nn.Module):
         self.drop_path = drop_path
         self.recompute = recompute
 
-    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, visible: Tensor | None = None, *, normalized: bool = False) -> Tensor:
         """Apply the branch.
 
         Args:
             x: Features, shape (B, N, C).
             visible: 1 at positions that exist, 0 at masked ones, shape (B, N, 1); None when all exist.
+            normalized: Whether x has passed `norm` already.
 
         Returns:
             Features to add to the residual, shape (B, N, C).
         """
+        weight, bias = (None, None) if normalized else (self.norm.weight, self.norm.bias)
         parameters = (
-            self.norm.weight, self.norm.bias, self.expand.weight, self.expand.bias,
+            weight, bias, self.expand.weight, self.expand.bias,
             self.gamma, self.beta, self.project.weight, self.project.bias,
         )  # fmt: skip
         # The compiler and the exporter see the formula; autocast needs its casts recorded by autograd.

@@ -2,8 +2,8 @@ r"""Depthwise convolution on the hexagonal lattice and the encoder of the top an
 
     y[n, c] = b[c] + Σ_t w[t, c] x[neighbour(n, t), c],   t = 0 itself, 1 to 6 the six directions
 
-The lattice is fixed, so its edges are a table of 73 nodes by 7 neighbours; an absent neighbour points to an
-extra node that is zero. Seven gathers with a multiply-add replace the scatter over an edge list.
+The lattice is fixed, so its edges are a table of 73 nodes by 7 neighbours, and gathers replace the scatter
+over an edge list. The convolution and the layer norm behind it are one operator, `hep_shared.ops.hex`.
 
 Dimensions: B events, N nodes (73), C channels.
 """
@@ -11,6 +11,7 @@ Dimensions: B events, N nodes (73), C channels.
 import torch
 from torch import Tensor, nn
 
+from hep_shared.ops.hex import hex_conv_norm
 from megii_xec.models.grn import LAYER_NORM_EPS, GrnBranch
 from megii_xec.physics.geometry import Layout, hex_neighbors
 
@@ -32,23 +33,19 @@ class HexDepthwiseConv(nn.Module):
         self.weight = nn.Parameter(torch.randn(NUM_DIRECTIONS, dim) * 0.02)
         self.bias = nn.Parameter(torch.zeros(dim))
         table = torch.from_numpy(hex_neighbors(layout).copy())
-        table[table < 0] = len(table)  # the extra node
-        self.register_buffer("neighbors", table.T.contiguous(), persistent=False)
+        self.register_buffer("neighbors", table, persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve.
+    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """Convolve and normalise.
 
         Args:
             x: Node features, shape (B, 73, C).
+            norm: Layer norm over the channels.
 
         Returns:
-            Node features, shape (B, 73, C).
+            Normalised node features, shape (B, 73, C).
         """
-        padded = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
-        y = torch.addcmul(self.bias, x, self.weight[0])
-        for direction in range(1, NUM_DIRECTIONS):
-            y = torch.addcmul(y, padded.index_select(1, self.neighbors[direction]), self.weight[direction])
-        return y
+        return hex_conv_norm(x, self.neighbors, self.weight, self.bias, norm.weight, norm.bias, norm.eps)
 
 
 class HexNeXtBlock(nn.Module):
@@ -78,11 +75,10 @@ class HexNeXtBlock(nn.Module):
         Returns:
             Node features, shape (B, N, C), exactly zero at masked nodes.
         """
-        if visible is None:
-            return x + self.branch(self.depthwise(x))  # type: ignore[no-any-return]
-        x = x * visible
-        y: Tensor = self.branch(self.depthwise(x) * visible, visible)
-        return x + y * visible
+        if visible is not None:
+            x = x * visible
+        y: Tensor = self.branch(self.depthwise(x, self.branch.norm), visible, normalized=True)
+        return x + (y if visible is None else y * visible)
 
 
 class HexEncoder(nn.Module):
