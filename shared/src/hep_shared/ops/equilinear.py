@@ -102,7 +102,7 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Map rows in plain PyTorch.
 
     A GPU, a few channels and an export take the dense matrix. On a CPU the eight pairs (k, 15 - k) are eight
-    products of matrices, with a sixteenth of its multiplications.
+    products of matrices, with an eighth of its multiplications.
     """
     outputs, channels, _ = weight.shape
     pairwise = min(outputs, channels) >= _MIN_CHANNELS and x.device.type == "cpu"
