@@ -9,8 +9,8 @@ specific to it: the network with its head, the loss and the numbers a validation
 Dimensions: B jets, N particles, F features, C classes.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from hep_shared.amp import Amp
 from hep_shared.distributed import World
 from jet_foundation import plots
 from jet_foundation.config import ClassificationConfig, Config
+from jet_foundation.data.events import EventBatch
 from jet_foundation.data.loader import Batch, JetLoader
 from jet_foundation.losses import classification_loss
 from jet_foundation.metrics import classification as metrics
@@ -41,6 +42,7 @@ HEADLINE = ("accuracy", "top3_accuracy", "macro_f1", "auc_ovr", "auc_ovo")
 FINISH = ("evaluate", "export")
 WORKING_POINTS = (0.3, 0.5)
 Array = NDArray[Any]
+AnyBatch = TypeVar("AnyBatch", Batch, EventBatch)
 
 
 class ClassificationModule(nn.Module):
@@ -127,18 +129,41 @@ def validate(module: ClassificationModule, stream: JetLoader, world: World, amp:
         `val_loss`, `val_accuracy` and `val_auc_ovr`, over the jets of all ranks.
     """
     module.eval()
-    num_classes = len(stream.dataset.info.classes)
-    total, num_jets = 0.0, 0
-    probabilities, labels = [np.zeros((0, num_classes), np.float32)], [np.zeros(0, np.int64)]
-    for batch in stream.batches():
-        moved = batch.to(world.device)
+
+    def run(batch: Batch) -> tuple[Tensor, Tensor]:
         with amp.autocast():
-            loss, found = module(moved.p4, moved.features, moved.valid_mask, moved.labels)
+            found: tuple[Tensor, Tensor] = module(batch.p4, batch.features, batch.valid_mask, batch.labels)
+        return found
+
+    return validation_metrics(stream.batches(), len(stream.dataset.info.classes), world, run)
+
+
+def validation_metrics(
+    batches: Iterable[AnyBatch],
+    num_classes: int,
+    world: World,
+    run: Callable[[AnyBatch], tuple[Tensor, Tensor]],
+) -> dict[str, float]:
+    """Loss and separation over the batches of all ranks.
+
+    Args:
+        batches: Batches of this rank.
+        num_classes: Classes C.
+        world: This process and its fellows.
+        run: Function of a batch on the device that gives its mean loss and probabilities (B, C).
+
+    Returns:
+        `val_loss`, `val_accuracy` and `val_auc_ovr`.
+    """
+    total, count = 0.0, 0
+    probabilities, labels = [np.zeros((0, num_classes), np.float32)], [np.zeros(0, np.int64)]
+    for batch in batches:
+        loss, found = run(batch.to(world.device))
         total += loss.item() * len(batch.labels)
-        num_jets += len(batch.labels)
+        count += len(batch.labels)
         probabilities.append(found.cpu().numpy())
         labels.append(batch.labels.numpy())
-    means = world.mean({"val_loss": total / max(num_jets, 1)}, weight=num_jets)
+    means = world.mean({"val_loss": total / max(count, 1)}, weight=count)
     everything = world.gather_rows(np.concatenate(probabilities))
     truth = world.gather_rows(np.concatenate(labels))
     return {

@@ -22,7 +22,7 @@ from jet_foundation.data.events import NUM_NUMBERS, EventBatch, EventLoader
 from jet_foundation.losses import classification_loss
 from jet_foundation.metrics import classification as metrics
 from jet_foundation.models.event import EventClassifier
-from jet_foundation.tasks.classification import roc_curves, summary
+from jet_foundation.tasks.classification import roc_curves, summary, validation_metrics
 from jet_foundation.tasks.common import build_encoder, num_features, read_stamp, stamp
 
 HEADLINE = ("accuracy", "macro_f1", "auc_ovr", "auc_ovo")
@@ -108,24 +108,13 @@ def validate(module: EventModule, stream: EventLoader, world: World, amp: Amp) -
         `val_loss`, `val_accuracy` and `val_auc_ovr`, over the events of all ranks.
     """
     module.eval()
-    num_classes = len(stream.dataset.info.classes)
-    total, num_events = 0.0, 0
-    probabilities, labels = [np.zeros((0, num_classes), np.float32)], [np.zeros(0, np.int64)]
-    for batch in stream.batches():
+
+    def run(batch: EventBatch) -> tuple[Tensor, Tensor]:
         with amp.autocast():
-            loss, found = module(batch.to(world.device))
-        total += loss.item() * len(batch.labels)
-        num_events += len(batch.labels)
-        probabilities.append(found.cpu().numpy())
-        labels.append(batch.labels.numpy())
-    means = world.mean({"val_loss": total / max(num_events, 1)}, weight=num_events)
-    everything = world.gather_rows(np.concatenate(probabilities))
-    truth = world.gather_rows(np.concatenate(labels))
-    return {
-        **means,
-        "val_accuracy": metrics.accuracy(everything, truth),
-        "val_auc_ovr": metrics.auc_one_vs_rest(everything, truth),
-    }
+            found: tuple[Tensor, Tensor] = module(batch)
+        return found
+
+    return validation_metrics(stream.batches(), len(stream.dataset.info.classes), world, run)
 
 
 @torch.no_grad()
