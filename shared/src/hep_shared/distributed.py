@@ -108,6 +108,9 @@ class World:
     def close(self) -> None:
         """Leave the group after a successful run; after an error just exit, and torchrun ends the others."""
         if self.size > 1:
+            # Threads of gloo outlive the group where a wrapped model holds it, and let go of the last tensors
+            # under the lock of the interpreter: they are given the time to, before the interpreter may end.
+            dist.barrier()
             dist.destroy_process_group()
 
 
