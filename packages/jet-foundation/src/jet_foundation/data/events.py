@@ -266,21 +266,23 @@ def check_events(path: Path, arrays: dict[str, Array], num_jets: int, num_classe
         raise InputFileError(
             path, "the event holds no jet", "remove such events", branch="jet_offsets", entry=int(empty[0])
         )
-    for name, owner in (("met", np.arange(num_events)), ("leptons", None)):
+
+    def owner(row: int) -> int:
+        """Event of a lepton."""
+        return int(np.searchsorted(arrays["lepton_offsets"], row, "right")) - 1
+
+    for name in ("met", "leptons"):
         odd = ~np.isfinite(arrays[name]).all(axis=1)
         if odd.any():
             row = int(np.argmax(odd))
-            entry = (
-                row if owner is not None else int(np.searchsorted(arrays["lepton_offsets"], row, "right")) - 1
-            )
             problem = f"a value is not finite ({arrays[name][row].tolist()})"
+            entry = owner(row) if name == "leptons" else row
             raise InputFileError(path, problem, "remove such events", branch=name, entry=entry)
     energy = arrays["leptons"][:, 0]
     if (energy <= 0).any():
         row = int(np.argmax(energy <= 0))
-        entry = int(np.searchsorted(arrays["lepton_offsets"], row, "right")) - 1
         problem = f"the energy of a lepton is {energy[row]:.6g} GeV, not positive"
-        raise InputFileError(path, problem, "remove such events", branch="leptons", entry=entry)
+        raise InputFileError(path, problem, "remove such events", branch="leptons", entry=owner(row))
     unknown = ~np.isin(arrays["labels"], np.arange(num_classes))
     if unknown.any():
         entry = int(np.argmax(unknown))
