@@ -47,7 +47,8 @@ def run_shards(
     failure is tried again, and the remaining shards are still made before it is reported.
 
     Args:
-        fn: Top-level function of the shard's index; bind other arguments with `functools.partial`.
+        fn: Top-level function of the shard's index; bind other arguments with `functools.partial`. It
+            travels with every shard, so what is bound should not grow with their number.
         num_shards: Number of shards; the indices are 0 to num_shards - 1.
         cluster: `local`, `slurm`, `htcondor`, or a running one as `tcp://host:port` or `file:scheduler.json`.
         num_workers: Processes or batch jobs to start; a running cluster brings its own, which must
@@ -134,15 +135,18 @@ def _run_on(
     # pure=False: equal arguments must not mean a cached result, since the shard's file may have been removed.
     attempt = functools.partial(_attempt_pickled, cloudpickle.dumps(fn))
     futures = client.map(attempt, indices, retries=retries, pure=False)
-    index_of = {future.key: index for future, index in zip(futures, indices, strict=True)}
+    waiting = dict(zip(futures, indices, strict=True))
+    completed = distributed.as_completed(futures, loop=client.loop)
+    del futures
     try:
-        for future in distributed.as_completed(futures, loop=client.loop):
-            index, error = index_of[future.key], future.exception()
+        for future in completed:
+            index, error = waiting.pop(future), future.exception()
             if error is None and (sentence := future.result()) is not None:
                 raise _stop_at(index, sentence)
+            future.release()  # or its worker keeps the task, the function included, to the end
             yield index, None if error is None else _describe(error)
     finally:
-        client.cancel(futures)  # type: ignore[no-untyped-call]
+        client.cancel(list(waiting))  # type: ignore[no-untyped-call]
 
 
 def _describe(error: BaseException) -> str:

@@ -68,19 +68,21 @@ def simulate(
     files_per_class = -(-per_class // jets_per_file)
     sample = {"engine": engine, "seed": seed, "jets_per_class": per_class, "jets_per_file": jets_per_file}
     _claim_directory(out, sample)
-    paths = [
-        out / f"{FILE_NAMES[index % len(CLASSES)]}_{index // len(CLASSES):03d}.root"
-        for index in range(files_per_class * len(CLASSES))
-    ]
+    num_shards = files_per_class * len(CLASSES)
     run_shards(
-        partial(_make_shard, sample, paths),
-        len(paths),
+        partial(_make_shard, sample, out),
+        num_shards,
         cluster=cluster,
         num_workers=max(num_workers, 1),  # one works in this process
-        done=partial(_is_done, sample, paths),
+        done=partial(_is_done, sample, out),
         progress="simulate",
     )
-    return paths
+    return [_path(out, index) for index in range(num_shards)]
+
+
+def _path(out: Path, index: int) -> Path:
+    """File of a shard; the classes take turns."""
+    return out / f"{FILE_NAMES[index % len(CLASSES)]}_{index // len(CLASSES):03d}.root"
 
 
 def _check_options(engine: str, num_jets: int, seed: int, jets_per_file: int) -> None:
@@ -122,23 +124,23 @@ def _claim_directory(out: Path, sample: dict[str, Any]) -> None:
     remove_temporaries(out)
 
 
-def _is_done(sample: dict[str, Any], paths: list[Path], index: int) -> bool:
+def _is_done(sample: dict[str, Any], out: Path, index: int) -> bool:
     """Tell whether a shard is there, whole, and of this sample."""
     try:
-        manifest = verify_manifest(paths[index])
+        manifest = verify_manifest(_path(out, index))
     except InputFileError:
         return False
     return manifest is not None and manifest.get("sample") == sample
 
 
-def _make_shard(sample: dict[str, Any], paths: list[Path], index: int) -> None:
+def _make_shard(sample: dict[str, Any], out: Path, index: int) -> None:
     """Generate and write one file."""
     name, number = CLASSES[index % len(CLASSES)], index // len(CLASSES)
     size = sample["jets_per_file"]
     num_jets = min(size, sample["jets_per_class"] - number * size)
     rng = np.random.default_rng(shard_seed(sample["seed"], index))
     jets = generate(sample["engine"], name, num_jets, rng)
-    write_jetclass(paths[index], jets, manifest={"class": name, "shard": index, "sample": sample})
+    write_jetclass(_path(out, index), jets, manifest={"class": name, "shard": index, "sample": sample})
 
 
 def generate(engine: Engine, name: str, num_jets: int, rng: np.random.Generator) -> Jets:

@@ -85,20 +85,19 @@ def simulate(
         "seed": seed, "num_tracks": num_tracks, "tracks_per_file": tracks_per_file,
         "field": to_plain(field), **to_plain(config),
     }  # fmt: skip
-    paths = [out if single else shard_path(out, index) for index in range(num_shards)]
     if not single:
         _claim_directory(out, sample)
     run_shards(
-        partial(_make_shard, config, field, sample, paths),
+        partial(_make_shard, config, field, sample, out),
         num_shards,
         cluster=cluster,
         num_workers=1 if single else num_workers,
-        done=partial(_is_done, sample, paths),
+        done=partial(_is_done, sample, out),
         progress="simulate",
     )
     tried, rejected = 0, Counter[str]()
-    for path in paths:
-        record = json.loads(manifest_path(path).read_text())
+    for index in range(num_shards):
+        record = json.loads(manifest_path(_path(out, index)).read_text())
         tried += record["num_tried"]
         rejected.update(record["num_rejected"])
     return {
@@ -136,6 +135,11 @@ def merge(inputs: list[str], out: Path, *, verify: bool = False) -> dict[str, An
     return {"output": out, "num_files": len(files), "num_tracks": num_tracks, "verified": verify}
 
 
+def _path(out: Path, index: int) -> Path:
+    """File of a shard: `out` itself, or a file in it."""
+    return out if out.suffix == ".npz" else shard_path(out, index)
+
+
 def _claim_directory(out: Path, sample: dict[str, Any]) -> None:
     """Write what the directory holds, or check that it already holds the same."""
     index = out / INDEX_FILE
@@ -158,20 +162,21 @@ def _require_equal(path: Path, existing: dict[str, Any], wanted: dict[str, Any])
             )
 
 
-def _is_done(sample: dict[str, Any], paths: list[Path], index: int) -> bool:
+def _is_done(sample: dict[str, Any], out: Path, index: int) -> bool:
     """Tell whether a shard is there and whole; damaged and unfinished ones are made again."""
+    path = _path(out, index)
     try:
-        manifest = verify_manifest(paths[index])
+        manifest = verify_manifest(path)
     except InputFileError:
         return False
     if manifest is None:
         return False
-    _require_equal(paths[index], manifest.get("sample", {}), sample)
+    _require_equal(path, manifest.get("sample", {}), sample)
     return True
 
 
 def _make_shard(
-    config: SimulationConfig, field: FieldConfig, sample: dict[str, Any], paths: list[Path], index: int
+    config: SimulationConfig, field: FieldConfig, sample: dict[str, Any], out: Path, index: int
 ) -> None:
     """Draw, propagate and write one file."""
     num = min(sample["tracks_per_file"], sample["num_tracks"] - index * sample["tracks_per_file"])
@@ -190,6 +195,6 @@ def _make_shard(
         Z=np.column_stack([tracks.z0, tracks.z0 + tracks.dz]),
     )
     write_tracks(
-        paths[index], batch, shard=index, sample=sample, num_tried=tracks.num_tried,
+        _path(out, index), batch, shard=index, sample=sample, num_tried=tracks.num_tried,
         num_rejected=tracks.num_rejected, field_fingerprint=field_fingerprint(field_map),
     )  # fmt: skip

@@ -73,18 +73,22 @@ def simulate(
         )
 
     sample = {"seed": seed, "num_events": num_events, "events_per_file": events_per_file} | to_plain(config)
-    paths = [out if single else out / f"photons_{index:05d}.root" for index in range(num_shards)]
     if not single:
         _claim_directory(out, sample)
     run_shards(
-        partial(_make_shard, config, sample, paths),
+        partial(_make_shard, config, sample, out),
         num_shards,
         cluster=cluster,
         num_workers=1 if single else num_workers,
-        done=partial(_is_done, sample, paths),
+        done=partial(_is_done, sample, out),
         progress="simulate",
     )
-    return paths
+    return [_path(out, index) for index in range(num_shards)]
+
+
+def _path(out: Path, index: int) -> Path:
+    """File of a shard: `out` itself, or a file in it."""
+    return out if out.suffix == ".root" else out / f"photons_{index:05d}.root"
 
 
 def _check_numbers(num_events: int, seed: int, events_per_file: int) -> None:
@@ -120,26 +124,27 @@ def _require_equal(path: Path, existing: dict[str, Any], wanted: dict[str, Any])
             )
 
 
-def _is_done(sample: dict[str, Any], paths: list[Path], index: int) -> bool:
+def _is_done(sample: dict[str, Any], out: Path, index: int) -> bool:
     """Tell whether a shard is there and whole; damaged and unfinished ones are made again."""
+    path = _path(out, index)
     try:
-        manifest = verify_manifest(paths[index])
+        manifest = verify_manifest(path)
     except InputFileError:
         return False
     if manifest is None:
         return False
-    _require_equal(paths[index], manifest.get("sample", {}), sample)
+    _require_equal(path, manifest.get("sample", {}), sample)
     return True
 
 
-def _make_shard(config: SimulationConfig, sample: dict[str, Any], paths: list[Path], index: int) -> None:
+def _make_shard(config: SimulationConfig, sample: dict[str, Any], out: Path, index: int) -> None:
     """Simulate, reconstruct and write one file."""
     num_events = min(sample["events_per_file"], sample["num_events"] - index * sample["events_per_file"])
     run = sample["seed"] * RUNS_PER_SEED + index
     branches = schema.REAL_DATA if config.real_data_layout else schema.BRANCHES
     rng = np.random.default_rng(shard_seed(sample["seed"], index))
     first_event = 0
-    with TreeWriter(paths[index], branches, manifest={"shard": index, "sample": sample}) as writer:
+    with TreeWriter(_path(out, index), branches, manifest={"shard": index, "sample": sample}) as writer:
         for events in iter_events(config, num_events, rng):
             reco = reconstruct(events.readout.npho, events.readout.time_ns, config)
             columns = event_columns(events, reco, run=run, first_event=first_event)
