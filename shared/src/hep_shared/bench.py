@@ -10,13 +10,13 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from hep_shared.cli import table_console
 from hep_shared.run import git_revision
 
 
@@ -118,14 +118,13 @@ def print_rows(rows: Iterable[BenchRow], as_json: bool) -> None:
         for row in rows:
             print(json.dumps(asdict(row), allow_nan=False))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("what", "unit", *(("ours", "peer", "ratio", "goal", "max_abs_diff")))
     for row in rows:
         numbers = (row.ours, row.peer, row.ratio, row.goal, row.max_abs_diff)
         table.add_row(row.what, row.unit, *map(_short, numbers))
-    Console(file=sys.stdout).print(table)
+    table_console().print(table)
 
 
 def _short(number: Any) -> str:

@@ -23,7 +23,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -31,6 +31,10 @@ from hep_shared.errors import UserError
 from hep_shared.files import json_ready
 from hep_shared.signals import EXIT_CHECKPOINTED, StopTraining, install_stop_handlers
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_FILE_WIDTH = 140  # characters of a table that goes to a file or a pipe
 _DEBUG = "HEP_DEBUG"  # an environment variable, so that worker processes inherit it
 
 
@@ -112,7 +116,6 @@ def print_result(obj: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(json_ready(obj), allow_nan=False), flush=True)
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(show_header=False)
@@ -120,7 +123,17 @@ def print_result(obj: Mapping[str, Any], as_json: bool) -> None:
     table.add_column(justify="right", overflow="fold")
     for name, value in _flatten(obj):
         table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
-    Console().print(table, markup=False)
+    table_console().print(table, markup=False)
+
+
+def table_console() -> "Console":
+    """Console for tables on stdout: as wide as the terminal, and wide in a file or a pipe."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _FILE_WIDTH
+    return console
 
 
 def _flatten(obj: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

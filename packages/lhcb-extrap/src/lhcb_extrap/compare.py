@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from hep_shared.bench import environment
+from hep_shared.cli import table_console
 from hep_shared.errors import UserError
 from hep_shared.files import atomic_write_json, atomic_write_text
 from hep_shared.onnx import open_session
@@ -48,7 +49,6 @@ from lhcb_extrap.tasks import TASKS
 BASELINE = "Cash-Karp 0.01 mm"
 RIVAL = "RKN4 8 steps"
 _REPEATS = 5
-_WIDTH = 130  # characters, where the output is no terminal
 _LONG_S, _MANY_TRACKS = 0.2, 400_000  # tracks are repeated until a call takes that long
 _NETWORK_BATCH = 1024
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC")
@@ -399,7 +399,6 @@ def print_table(result: dict[str, Any], as_json: bool) -> None:
         for row in result["rows"]:
             print(json.dumps(row, allow_nan=False))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(
@@ -411,7 +410,4 @@ def print_table(result: dict[str, Any], as_json: bool) -> None:
             f"{row['pos_95_mm']:.3g}", f"{row['slope_mean']:.2g}", str(row["num_failed"]),
             f"{row['ratio']:.3g}", f"{row['over_rkn']:.3g}",
         )  # fmt: skip
-    console = Console()
-    if not console.is_terminal:
-        console.width = _WIDTH
-    console.print(table)
+    table_console().print(table)

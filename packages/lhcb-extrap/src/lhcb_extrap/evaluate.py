@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hep_shared.cli import table_console
 from hep_shared.errors import UserError
 from hep_shared.files import atomic_write_json, manifest_path, reader_boundary
 from hep_shared.run import RunDir
@@ -120,7 +121,6 @@ def evaluate_all(
 
 def print_evaluations(result: dict[str, Any]) -> None:
     """Print what `evaluate_all` found as a table on stdout, one row a run."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("run", "weights", "mean mm", "95 % mm", "slope", "training s", title=str(result["output"]))
@@ -130,7 +130,7 @@ def print_evaluations(result: dict[str, Any]) -> None:
                 name, f"{row['num_parameters']:,}", f"{row['pos_mean_mm']:.3g}", f"{row['pos_95_mm']:.3g}",
                 f"{row['slope_mean']:.2g}", f"{row['training_time_s']:.0f}",
             )  # fmt: skip
-    Console().print(table)
+    table_console().print(table)
 
 
 def find_runs(directory: Path) -> list[Path]:
