@@ -15,6 +15,7 @@ from hep_shared.files import (
     atomic_write_json,
     atomic_write_text,
     json_ready,
+    make_directory,
     manifest_path,
     reader_boundary,
     remove_temporaries,
@@ -30,7 +31,7 @@ def names(directory):
 
 
 def fail_with(number):
-    def fail(*args):
+    def fail(*args, **kwargs):
         raise OSError(number, os.strerror(number))
 
     return fail
@@ -91,6 +92,17 @@ def test_a_library_that_names_the_full_disk_only_in_its_text(tmp_path):
 def test_a_parent_that_is_a_file(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(UserError, match=r"out/a.txt cannot be written"):
+        atomic_write_text(tmp_path / "out" / "a.txt", "x")
+
+
+def test_a_directory_that_cannot_be_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"out cannot be written"):
+        make_directory(tmp_path / "file" / "out")
+    monkeypatch.setattr(Path, "mkdir", fail_with(errno.ENOENT))  # as under /proc
+    with pytest.raises(UserError, match=r"out cannot be made .* choose another output directory"):
+        make_directory(tmp_path / "out")
+    with pytest.raises(UserError, match=r"out cannot be made"):
         atomic_write_text(tmp_path / "out" / "a.txt", "x")
 
 

@@ -63,6 +63,33 @@ def write_boundary(path: StrPath) -> Iterator[None]:
         ) from error
 
 
+def make_directory(path: StrPath) -> Path:
+    """Make a directory and its parents where they are missing.
+
+    Args:
+        path: The directory.
+
+    Returns:
+        The same.
+
+    Raises:
+        UserError: It cannot be made.
+    """
+    path = Path(path)
+    with write_boundary(path):
+        _make(path)
+    return path
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # not in the table above: elsewhere a missing file is a defect of ours
+        raise UserError(
+            f"{directory} cannot be made ({os.strerror(errno.ENOENT)}); choose another output directory."
+        ) from error
+
+
 @contextmanager
 def atomic_path(path: StrPath) -> Iterator[Path]:
     """Write a file that appears complete or not at all.
@@ -80,8 +107,8 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
     with write_boundary(path):
+        _make(path.parent)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _fsync(temporary)
             temporary.replace(path)

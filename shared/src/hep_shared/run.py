@@ -36,6 +36,7 @@ from hep_shared.files import (
     atomic_write_json,
     atomic_write_text,
     json_ready,
+    make_directory,
     reader_boundary,
     remove_temporaries,
     write_boundary,
@@ -100,8 +101,8 @@ class RunDir:
             record["earlier_starts"] = [*former.get("earlier_starts", []), start | changed]
         atomic_write_json(path / "config.json", record)
         run = cls(path, sinks)
-        run._checkpoints.mkdir(exist_ok=True)
-        (path / "figures").mkdir(exist_ok=True)
+        make_directory(run._checkpoints)
+        make_directory(path / "figures")
         (path / "CHECKPOINTED").unlink(missing_ok=True)
         for directory in (path, run._checkpoints, path / "figures"):
             remove_temporaries(directory)
@@ -314,7 +315,7 @@ class RunDir:
             ``figures/<name>``; the directory exists.
         """
         path = self.path / "figures" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         return path
 
     def write_json(self, name: str, obj: object) -> Path:

@@ -37,7 +37,7 @@ from chhiggs_pnet.train import fit
 from hep_shared.amp import resolve_device
 from hep_shared.distributed import World
 from hep_shared.errors import UserError
-from hep_shared.files import atomic_write_json
+from hep_shared.files import atomic_write_json, make_directory
 from hep_shared.loop import open_run
 
 REFERENCES = ("dedicated", "nearest", "bdt", "bdt_blind")
@@ -122,7 +122,7 @@ def compare(
         "auc_margin": AUC_MARGIN, "ratio_margin": RATIO_MARGIN, "rows": rows,
         "dependence": dependences,
     }  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     atomic_write_json(out / f"compare_{name}.json", result)
     overall = [row for row in rows if row["statistic"] == "auc" and row["background"] == "all"]
     plots.save(plots.differences(overall, AUC_MARGIN, name), out / f"compare_{name}")

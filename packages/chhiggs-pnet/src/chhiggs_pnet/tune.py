@@ -21,6 +21,7 @@ from chhiggs_pnet.train import fit
 from hep_shared.amp import resolve_device
 from hep_shared.distributed import World
 from hep_shared.errors import TrainingError, UserError
+from hep_shared.files import make_directory
 from hep_shared.loop import open_run
 from hep_shared.run import RunDir
 
@@ -91,7 +92,7 @@ def tune(
     """
     if not isinstance(config.model, ParticleNetConfig):
         raise UserError(f"tune varies the graph network, but model.kind is '{config.model.kind}'.")
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     world = World(0, 1, 0, resolve_device(device))
 

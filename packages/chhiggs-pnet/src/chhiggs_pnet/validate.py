@@ -26,7 +26,7 @@ from chhiggs_pnet.physics.mass_points import MassPoint
 from chhiggs_pnet.physics.processes import CHANNELS, Channel, Component, Process
 from chhiggs_pnet.physics.selection import pair_masses
 from hep_shared.errors import UserError
-from hep_shared.files import atomic_write_json
+from hep_shared.files import atomic_write_json, make_directory
 
 POINTS = (MassPoint(100, 95), MassPoint(130, 90), MassPoint(160, 85))
 RESULT_FILE = "validation.json"
@@ -104,7 +104,7 @@ def validate(
         rates[name] = {engine: rate_fb(sample) for engine, sample in made.items()}
     rows = compare(found)
     result = {"channel": channel, "num_events": num_events, "seed": seed, "rates_fb": rates, "rows": rows}
-    (out / "figures").mkdir(parents=True, exist_ok=True)
+    make_directory(out / "figures")
     for observable, (label, low, high, num_bins) in OBSERVABLES.items():
         panels = {
             name: [(values[observable], weight) for values, weight in (parts[e] for e in ENGINES)]

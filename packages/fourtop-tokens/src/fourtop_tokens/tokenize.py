@@ -9,7 +9,7 @@ from fourtop_tokens.data.tokenizer import Binning, EdgeMode, FitOn, PhiMode, Voc
 from fourtop_tokens.data.tokens import compare_tokens, read_tokens
 from fourtop_tokens.data.writer import write_tokens
 from hep_shared.errors import UserError
-from hep_shared.files import atomic_write_json, sha256_of
+from hep_shared.files import atomic_write_json, make_directory, sha256_of
 
 
 def tokenize(
@@ -86,7 +86,7 @@ def compare(
     """
     vocabulary = Vocabulary(num_bins=num_bins, with_energy=with_energy)
     result = compare_tokens(read_tokens(ours, vocabulary), read_tokens(theirs, vocabulary), vocabulary)
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     atomic_write_json(out / "comparison.json", {"ours": ours, "theirs": theirs, **result})
     plots.save(plots.token_comparison(result["distributions"]), out / "comparison")
     events = result["events"] or {}

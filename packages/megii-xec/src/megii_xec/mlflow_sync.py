@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hep_shared.errors import UserError
+from hep_shared.files import make_directory
 from hep_shared.run import RunDir
 
 EXPERIMENT = "megii-xec"
@@ -48,7 +49,7 @@ def _client(database: Path) -> Any:
         tracking = importlib.import_module("mlflow.tracking")
     except ImportError as error:
         raise UserError("mlflow is not installed; install it with `pip install mlflow-skinny`.") from error
-    database.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(database.parent)
     return tracking.MlflowClient(tracking_uri=f"sqlite:///{database.resolve()}")
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hep_shared.errors import InputFileError, UserError
-from hep_shared.files import atomic_path, remove_temporaries, write_manifest
+from hep_shared.files import atomic_path, make_directory, remove_temporaries, write_manifest
 from hep_shared.seed import shard_seed
 from jet_foundation.data.checks import DAMAGED
 from jet_foundation.data.features import FEATURE_NAMES, particle_features
@@ -71,7 +71,7 @@ def write_events(out: Path, parts: Sequence[Events], *, seed: int, source: str) 
     out = Path(out)
     if (out / INDEX_FILE).exists():
         raise UserError(f"{out} already holds a data set; choose another --out or remove it first.")
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     remove_temporaries(out)
     moments, particles, counts = Moments(len(FEATURE_NAMES[FEATURE_SET])), 0, {}
     num_train_jets = 0

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hep_shared.errors import InputFileError, UserError
-from hep_shared.files import reader_boundary, remove_temporaries
+from hep_shared.files import make_directory, reader_boundary, remove_temporaries
 from hep_shared.seed import epoch_permutation, shard_seed
 from jet_foundation.data import foreign, schema
 from jet_foundation.data.features import FEATURE_NAMES, particle_features
@@ -190,7 +190,7 @@ def preprocess(
         raise UserError(f"Feature set '{feature_set}' is not in these files; use '{offered}'.")
 
     counts = _split_counts(min(map(len, kept)), fractions)
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     remove_temporaries(out)
     shards: dict[str, tuple[str, ...]] = {}
     moments, particles = Moments(len(FEATURE_NAMES[feature_set])), 0
