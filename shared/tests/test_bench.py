@@ -3,7 +3,8 @@ import time
 
 import pytest
 
-from hep_shared.bench import BenchRow, environment, print_rows, time_pairs
+from hep_shared.bench import BenchRow, environment, kernel_rows, print_rows, time_pairs
+from hep_shared.ops import _backend
 
 ROWS = [
     BenchRow("encoder forward", 1.5, 3.0, "ms", 2.0, 1.5, 1e-7),
@@ -45,6 +46,17 @@ def test_ratio_is_the_median_of_pairs(monkeypatch) -> None:
     monkeypatch.setattr(time, "perf_counter_ns", lambda: clock[0])
     result = time_pairs(lambda: advance(2), lambda: advance(next(peer_times)), pairs=3, warmup=1)
     assert result == pytest.approx((2e-9, 4e-9, 2.0))
+
+
+def test_kernel_rows_time_the_references_in_turn(monkeypatch) -> None:
+    served: list[bool] = []
+    monkeypatch.setattr(_backend, "backend", lambda: "native (avx2)")
+    (row,) = kernel_rows("step", lambda: served.append(_backend.must_use_reference()), 8, "events/s")
+    assert served.count(True) == served.count(False) > 0
+    assert not _backend.must_use_reference()
+    assert row.what == "step, compiled operators; peer: their references"
+    monkeypatch.setattr(_backend, "backend", lambda: "reference")
+    assert kernel_rows("step", lambda: None, 8, "events/s") == []
 
 
 def test_environment_is_json_ready() -> None:

@@ -76,6 +76,32 @@ def _seconds(work: Callable[[], object]) -> float:
     return max(1, time.perf_counter_ns() - start) * 1e-9
 
 
+def kernel_rows(what: str, work: Callable[[], object], size: int, unit: str) -> list[BenchRow]:
+    """What the compiled operators are worth end to end: the same work with them and with their references.
+
+    Args:
+        what: Name of the work.
+        work: The work; on a GPU it ends with `torch.cuda.synchronize()`.
+        size: Items that one call handles.
+        unit: Unit of the rate, such as `events/s`.
+
+    Returns:
+        One row, or none where the references serve anyway.
+    """
+    from hep_shared.ops import _backend
+
+    if _backend.backend() == "reference":
+        return []
+
+    def plain() -> None:
+        with _backend.references():
+            work()
+
+    found = time_pairs(work, plain)
+    what = f"{what}, compiled operators; peer: their references"
+    return [BenchRow(what, size / found.ours_s, size / found.peer_s, unit, found.ratio, None, None)]
+
+
 def environment() -> dict[str, str | int]:
     """Describe the machine and the software, for the head of a benchmark table.
 

@@ -30,7 +30,7 @@ from chhiggs_pnet.physics.mass_points import MassPoint, MassTable
 from chhiggs_pnet.prepare import prepare
 from chhiggs_pnet.simulate import simulate
 from hep_shared.amp import resolve_device
-from hep_shared.bench import BenchRow, time_pairs
+from hep_shared.bench import BenchRow, kernel_rows, time_pairs
 from hep_shared.errors import UserError
 from hep_shared.onnx import export_onnx, open_session
 
@@ -141,7 +141,8 @@ def network_rows(inputs: Inputs, num_features: int, k: int, device: torch.device
         BenchRow(
             f"inference, batch {num_events}, k={k}; peer: PyTorch Geometric", num_events / found.ours_s,
             num_events / found.peer_s, "events/s", found.ratio, 1.8, difference,
-        )
+        ),
+        *kernel_rows(f"inference, batch {num_events}, k={k}", infer(ours), num_events, "events/s"),
     ]  # fmt: skip
     ours.train()
     found = time_pairs(step(ours), step(peer), pairs=5, warmup=1)

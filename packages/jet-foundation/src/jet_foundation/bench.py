@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from hep_shared.amp import resolve_device
-from hep_shared.bench import BenchRow, time_pairs
+from hep_shared.bench import BenchRow, kernel_rows, time_pairs
 from hep_shared.onnx import open_session
 from jet_foundation.config import Config
 from jet_foundation.data.loader import Batch
@@ -111,7 +111,11 @@ def network_rows(config: Config, device: torch.device, scratch: Path) -> list[Be
 
     step()
     rate = size / median_time(step, 5)
-    rows = [BenchRow(f"training step, batch {size}", rate, None, "jets/s", None, None, None)]
+    what = f"training step, batch {size}"
+    rows = [
+        BenchRow(what, rate, None, "jets/s", None, None, None),
+        *kernel_rows(what, step, size, "jets/s"),
+    ]
     classes, normalization = common.read_stamp(common.stamp(config))
     model = JetClassification(module.network, normalization, classes).eval()
     file = scratch / "model.onnx"

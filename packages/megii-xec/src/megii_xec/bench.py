@@ -15,7 +15,7 @@ import uproot
 from torch import Tensor, nn
 
 from hep_shared.amp import resolve_device
-from hep_shared.bench import BenchRow, time_pairs
+from hep_shared.bench import BenchRow, kernel_rows, time_pairs
 from hep_shared.onnx import export_onnx, open_session
 from megii_xec.config import Config, InpaintConfig, PretrainConfig, RegressionConfig
 from megii_xec.data.schema import NPHO as NPHO_BRANCH
@@ -96,11 +96,11 @@ def network_rows(config: Config, device: torch.device, scratch: Path, batch_size
         name: torch.zeros(batch_size, head, device=device) for name, head in head_sizes(config).items()
     }
 
-    seconds = step_time(module, lambda: module(sensors, targets)[0], device)
+    step = training_step(module, lambda: module(sensors, targets)[0], device)
+    what = f"training step, batch {batch_size}"
     rows = [
-        BenchRow(
-            f"training step, batch {batch_size}", batch_size / seconds, None, "events/s", None, None, None
-        )
+        BenchRow(what, batch_size / median_time(step, 5), None, "events/s", None, None, None),
+        *kernel_rows(what, step, batch_size, "events/s"),
     ]
     losses = {name: target.loss for name, target in config.task.targets.items()}
     model = PhotonReconstruction(
@@ -149,18 +149,19 @@ def hidden_rows(config: Config, device: torch.device, batch_size: int) -> list[B
     def inpainting() -> Tensor:
         return inpaint.compute_loss(inpainter, inpaint.hide(batch, 0, dead.dead, normalization, 0))
 
-    rates = {
-        "pre-training": batch_size / step_time(autoencoder, pretraining, device),
-        "inpainting": batch_size / step_time(inpainter, inpainting, device),
-    }
-    return [
-        BenchRow(f"{name} step, batch {batch_size}", rate, None, "events/s", None, None, None)
-        for name, rate in rates.items()
-    ]
+    rows = []
+    for name, module, loss in (
+        ("pre-training", autoencoder, pretraining),
+        ("inpainting", inpainter, inpainting),
+    ):
+        what = f"{name} step, batch {batch_size}"
+        rate = batch_size / median_time(training_step(module, loss, device), 5)
+        rows.append(BenchRow(what, rate, None, "events/s", None, None, None))
+    return rows
 
 
-def step_time(module: nn.Module, loss: Callable[[], Tensor], device: torch.device) -> float:
-    """Median duration of a forward and a backward pass, seconds."""
+def training_step(module: nn.Module, loss: Callable[[], Tensor], device: torch.device) -> Callable[[], None]:
+    """A forward and a backward pass, done once before it is handed out."""
 
     def step() -> None:
         module.zero_grad(set_to_none=True)
@@ -168,7 +169,7 @@ def step_time(module: nn.Module, loss: Callable[[], Tensor], device: torch.devic
         synchronize(device)
 
     step()
-    return median_time(step, 5)
+    return step
 
 
 def head_sizes(config: Config) -> dict[str, int]:

@@ -18,7 +18,8 @@ torch 2.11 and 2.15).
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -67,6 +68,23 @@ def backend() -> str:
     return f"native ({found})"
 
 
+_plain = False  # inside `references`
+
+
+@contextmanager
+def references() -> Iterator[None]:
+    """Let the PyTorch references serve inside the block, to measure or to test what the kernels change.
+
+    The whole process takes part; calls of `torch.ops.hep` themselves do not.
+    """
+    global _plain
+    former, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = former
+
+
 def must_use_reference() -> bool:
     """Whether the operator call must be plain PyTorch: while exporting, in torch.func, in forward mode.
 
@@ -75,7 +93,8 @@ def must_use_reference() -> bool:
     jvp would be zero without them.
     """
     return (
-        torch.compiler.is_exporting()
+        _plain
+        or torch.compiler.is_exporting()
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
     )
