@@ -12,7 +12,7 @@ import functools
 import importlib
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,7 @@ def run_shards(
         else:
             client = stack.enter_context(_connect(cluster, min(num_workers, len(missing))))
             outcomes = _run_on(client, fn, missing, retries)
+        stack.callback(outcomes.close)  # cancels what waits while the client still lives
         advance = stack.enter_context(_progress_bar(progress, len(missing)))
         failed: dict[int, str] = {}
         for index, failure in outcomes:
@@ -111,7 +112,7 @@ def _stop_at(index: int, sentence: str) -> UserError:
 
 def _run_here(
     fn: Callable[[int], object], indices: list[int], retries: int
-) -> Iterator[tuple[int, str | None]]:
+) -> Generator[tuple[int, str | None], None, None]:
     for index in indices:
         failure = None
         for _ in range(retries + 1):
@@ -129,7 +130,7 @@ def _run_here(
 
 def _run_on(
     client: "Client", fn: Callable[[int], object], indices: list[int], retries: int
-) -> Iterator[tuple[int, str | None]]:
+) -> Generator[tuple[int, str | None], None, None]:
     distributed: Any = importlib.import_module("distributed")
     cloudpickle: Any = importlib.import_module("cloudpickle")
     # pure=False: equal arguments must not mean a cached result, since the shard's file may have been removed.
