@@ -102,7 +102,7 @@ def run_python() -> Callable[..., Any]:
     def run(code: str, **environment: str) -> Any:
         command = [sys.executable, "-c", code]
         done = subprocess.run(
-            command, env=os.environ | environment, capture_output=True, text=True, timeout=120, check=False
+            command, env=os.environ | environment, capture_output=True, text=True, timeout=300, check=False
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

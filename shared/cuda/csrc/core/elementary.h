@@ -1,4 +1,5 @@
-// Logarithm, inverse hyperbolic sine and angle, for lanes. Each is as good as the scalar function up to a few roundings;
+// Logarithm, inverse hyperbolic sine and angle, for lanes. Each is as good as the scalar function up to a few roundings,
+// but that angle does not tell signed zeros apart and is NaN for two infinities;
 // on a scalar it is that function.
 #pragma once
 
