@@ -192,6 +192,16 @@ def test_simulate_and_prepare(tmp_path):
     assert json.loads(done.stdout)["num_events"]["signal_MHc130_MA90"] == 50
 
 
+def test_simulate_some_processes(tmp_path):
+    done = ok("simulate", "--out", tmp_path, "--num-events", 50, "--processes", "ttX, nonprompt", "--json")
+    assert json.loads(done.stdout)["num_files"] == 2
+    names = {path.name for path in tmp_path.glob("*.root")}
+    assert names == {f"Run1E2Mu_{process}_0000.root" for process in ("nonprompt", "ttX")}
+    done = program("simulate", "--out", tmp_path / "other", "--processes", "signal,ttZ")
+    assert_user_error(done, "--processes", "ttZ", "nonprompt")
+    assert not (tmp_path / "other").exists()
+
+
 # Mistakes
 
 

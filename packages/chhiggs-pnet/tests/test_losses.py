@@ -11,7 +11,7 @@ from chhiggs_pnet.losses import (
     event_weights,
     weighted_cross_entropy,
 )
-from chhiggs_pnet.metrics import distance_correlation as exact_correlation
+from chhiggs_pnet.metrics.dependence import distance_correlation as exact_correlation
 
 MASSES = np.array([[100.0, 95.0], [160.0, 85.0], [100.0, 95.0]])
 

@@ -56,6 +56,9 @@ def simulate(
     config: ConfigOption = None,
     set_: SetOption = None,
     points: PointsOption = None,
+    processes: Annotated[
+        str | None, typer.Option(help="Of signal, nonprompt, diboson, ttX; all by default.")
+    ] = None,
     engine: Annotated[
         str, typer.Option(help="fast, or pythia, which needs the extra of that name.")
     ] = "fast",
@@ -71,8 +74,8 @@ def simulate(
 
     chosen = load_config(Config, presets=PRESETS, preset=preset, file=config, overrides=set_)
     files = work(
-        chosen, out, points=points, num_events=num_events, seed=seed, engine=engine, layout=layout,
-        num_workers=num_workers, cluster=cluster,
+        chosen, out, points=points, processes=processes, num_events=num_events, seed=seed, engine=engine,
+        layout=layout, num_workers=num_workers, cluster=cluster,
     )  # fmt: skip
     print_result({"out": out, "num_files": len(files)}, as_json)
 

@@ -15,21 +15,24 @@ References:
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chhiggs_pnet import metrics, plots
+from chhiggs_pnet import plots
 from chhiggs_pnet.config import Config, MassScaling
-from chhiggs_pnet.data.schema import CLASSES
-from chhiggs_pnet.data.store import Store
-from chhiggs_pnet.data.stream import EventStream, PointEvents
+from chhiggs_pnet.data.schema import CLASSES, EXT14
+from chhiggs_pnet.data.store import Store, part_name
+from chhiggs_pnet.data.stream import EventStream, PointEvents, usable_rows
 from chhiggs_pnet.evaluate import BACKGROUND_EFFICIENCY, discriminants, points_of
 from chhiggs_pnet.losses import event_weights
+from chhiggs_pnet.metrics import non_inferiority
+from chhiggs_pnet.metrics.dependence import distance_correlation
+from chhiggs_pnet.metrics.discrimination import likelihood_ratio
 from chhiggs_pnet.models.boosting import BoostedTrees
 from chhiggs_pnet.physics.mass_points import MassPoint
 from chhiggs_pnet.predict import Ensemble
@@ -43,7 +46,7 @@ from hep_shared.loop import open_run
 REFERENCES = ("dedicated", "nearest", "bdt", "bdt_blind")
 AUC_MARGIN, RATIO_MARGIN = -0.005, 0.95
 NUM_RESAMPLES = 200
-BDT_EVENTS = 20_000  # of each class
+BDT_EVENTS = 50_000  # of each class, at most
 FloatArray = NDArray[np.float64]
 
 
@@ -84,39 +87,18 @@ def compare(
     first = next(iter(by_fold.values()))[0]
     store = first.task.open_store(first.config)
     trained = first.task.train_points(first.config, store)
-    chosen = tuple(points) if points else tuple(points_of(store, set(trained)))
-    name = Path(against).name if Path(against).is_dir() else against
+    references = References(against, trained, out, budget=budget, device=device)
     rows: list[dict[str, Any]] = []
     dependences: list[dict[str, Any]] = []
-    references: dict[tuple[int, int, MassPoint], Any] = {}
-    for point in chosen:
-        ours, theirs, labels, weights, pairs = [], [], [], [], []
-        yields = np.zeros(len(CLASSES) - 1)
-        for fold, members in by_fold.items():
-            events = first.task.split_events(members[0].config, store, point, "test")
-            yields = yields + first.task.background_yields(events)
-            ours.append(np.stack([member.log_probabilities(events, point)[0] for member in members]))
-            found = []
-            for number, member in enumerate(members):
-                source = nearest(point, trained) if against == "nearest" else point
-                key = (fold, number, source if against in ("dedicated", "nearest") else trained[0])
-                if key not in references:
-                    references[key] = reference_of(
-                        against, member.config, key[2], trained, out, budget=budget, device=device
-                    )
-                found.append(score(references[key], events, source))
-            theirs.append(np.stack(found))
-            labels.append(events.label)
-            weights.append(events.weight)
-            pairs.append(events.columns["m1"])
-        joined = (np.concatenate(ours, axis=1), np.concatenate(theirs, axis=1))
-        label, weight = np.concatenate(labels), np.concatenate(weights)
+    for point in points or points_of(store, set(trained)):
+        tested = evaluate_point(point, by_fold, references)
         role = "train" if point in trained else store.table.role(point)
-        for row in compare_point(*joined, label, weight, yields, num_resamples):
-            rows.append({"name": point.name, "role": role, "in_hull": store.table.in_hull(point), **row})
-        own, other = (dependence(part, label, weight, np.concatenate(pairs), yields) for part in joined)
+        place = {"name": point.name, "role": role, "in_hull": store.table.in_hull(point)}
+        rows += [{**place, **row} for row in compare_point(tested, num_resamples)]
+        own, other = (dependence(tested, group) for group in (tested.ours, tested.theirs))
         dependences.append({"name": point.name, "role": role, "dcor_m1": own, "reference_dcor_m1": other})
     apply_holm(rows)
+    name = Path(against).name if Path(against).is_dir() else against
     result: dict[str, Any] = {
         "against": name, "budget": budget, "runs": [str(run) for run in runs], "folds": sorted(by_fold),
         "auc_margin": AUC_MARGIN, "ratio_margin": RATIO_MARGIN, "rows": rows,
@@ -143,6 +125,124 @@ def group_by_fold(runs: Sequence[Path]) -> dict[int, list[Ensemble]]:
     return dict(grouped)
 
 
+@dataclass(frozen=True)
+class Tested:
+    """Test events of one point, all folds together, as both sides see them.
+
+    Attributes:
+        ours: Logarithms of class probabilities of the runs, (seeds, N, classes).
+        theirs: The same of the reference.
+        label: Index into `CLASSES`, (N,).
+        weight: Rates, (N,).
+        pair_mass: Largest pair mass in GeV, (N,).
+        yields: Expected rate of each background, (classes − 1,).
+    """
+
+    ours: FloatArray
+    theirs: FloatArray
+    label: Any
+    weight: Any
+    pair_mass: Any
+    yields: FloatArray
+
+
+def evaluate_point(
+    point: MassPoint, by_fold: Mapping[int, Sequence[Ensemble]], references: "References"
+) -> Tested:
+    """Evaluate the test events of every fold, each with the networks that were not trained on it.
+
+    Args:
+        point: The hypothesis.
+        by_fold: Runs, one a seed, by the fold that they test on.
+        references: What they are compared with.
+
+    Returns:
+        The events of all folds.
+    """
+    parts: list[Tested] = []
+    for members in by_fold.values():
+        task, config = members[0].task, members[0].config
+        events = task.split_events(config, task.open_store(config), point, "test")
+        ours = [member.log_probabilities(events, point)[0] for member in members]
+        theirs = [
+            references.log_probabilities(member.config, number, events, point)
+            for number, member in enumerate(members)
+        ]
+        parts.append(
+            Tested(
+                np.stack(ours), np.stack(theirs), events.label, events.weight, events.columns["m1"],
+                task.background_yields(events),
+            )
+        )  # fmt: skip
+
+    def join(name: str, axis: int) -> Any:
+        return np.concatenate([getattr(part, name) for part in parts], axis=axis)
+
+    return Tested(
+        join("ours", 1), join("theirs", 1), join("label", 0), join("weight", 0), join("pair_mass", 0),
+        np.sum([part.yields for part in parts], axis=0),
+    )  # fmt: skip
+
+
+class References:
+    """What runs are compared with; a classifier is loaded or trained when it is first asked for.
+
+    Args:
+        against: One of `REFERENCES`, or a run directory.
+        trained: Training points of the parametric runs.
+        out: Where dedicated networks go.
+        budget: Steps of a dedicated network.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+    """
+
+    def __init__(
+        self, against: str, trained: Sequence[MassPoint], out: Path, *, budget: str, device: str
+    ) -> None:
+        self._against, self._trained, self._out = against, tuple(trained), out
+        self._budget, self._device = budget, device
+        self._found: dict[tuple[int, int, MassPoint | None], Ensemble | BoostedTrees] = {}
+
+    def log_probabilities(
+        self, config: Config, number: int, events: PointEvents, point: MassPoint
+    ) -> FloatArray:
+        """Evaluate events with the peer of a run.
+
+        Args:
+            config: Configuration of the run: gives fold, seed, architecture.
+            number: Which one of the runs of its fold it is.
+            events: The events.
+            point: The hypothesis.
+
+        Returns:
+            Logarithms of class probabilities, (N, classes).
+
+        Raises:
+            UserError: The decision trees lack features that the run was trained without.
+        """
+        source = nearest(point, self._trained) if self._against == "nearest" else point
+        own = self._against in ("dedicated", "nearest")  # one classifier a point
+        key = (config.data.fold, number, source if own else None)
+        if key not in self._found:
+            self._found[key] = self._make(config, source)
+        reference = self._found[key]
+        if isinstance(reference, BoostedTrees):
+            if events.columns["nodes"].shape[-1] < len(EXT14):
+                raise UserError("the decision trees need data.features ext14; train the run with it.")
+            masses = np.tile(np.array([source.mHc, source.mA]), (len(events.weight), 1))
+            return reference.log_probabilities(events.columns, masses)
+        return reference.log_probabilities(events, source)[0]
+
+    def _make(self, config: Config, point: MassPoint) -> Ensemble | BoostedTrees:
+        if self._against in ("bdt", "bdt_blind"):
+            return train_trees(config, self._trained, pair_masses=self._against == "bdt")
+        if self._against not in REFERENCES:
+            return Ensemble([Path(self._against)], device=self._device)
+        folder = f"fold{config.data.fold}_seed{config.train.seed}_{self._budget}"
+        path = self._out / "dedicated" / folder / point.name
+        train_dedicated(config, point, len(self._trained), path, budget=self._budget, device=self._device)
+        return Ensemble([path], device=self._device)
+
+
 def nearest(point: MassPoint, trained: Sequence[MassPoint]) -> MassPoint:
     """Training point closest to a point, in units of the spread of the training masses."""
     scale = MassScaling.of(tuple(trained))
@@ -153,39 +253,6 @@ def nearest(point: MassPoint, trained: Sequence[MassPoint]) -> MassPoint:
         ) ** 2
 
     return min(trained, key=distance)
-
-
-def reference_of(
-    against: str,
-    config: Config,
-    point: MassPoint,
-    trained: Sequence[MassPoint],
-    out: Path,
-    *,
-    budget: str,
-    device: str,
-) -> Ensemble | BoostedTrees:
-    """Load or train the classifier to compare with.
-
-    Args:
-        against: What it is.
-        config: Configuration of the parametric run: gives fold, seed, architecture.
-        point: Point of a dedicated network.
-        trained: Training points of the parametric run.
-        out: Where dedicated networks go.
-        budget: Steps of a dedicated network.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-
-    Returns:
-        The classifier.
-    """
-    if against in ("bdt", "bdt_blind"):
-        return train_trees(config, trained, pair_masses=against == "bdt")
-    if against not in REFERENCES:
-        return Ensemble([Path(against)], device=device)
-    path = out / "dedicated" / f"fold{config.data.fold}_seed{config.train.seed}_{budget}" / point.name
-    train_dedicated(config, point, len(trained), path, budget=budget, device=device)
-    return Ensemble([path], device=device)
 
 
 def train_dedicated(
@@ -213,12 +280,14 @@ def train_trees(config: Config, trained: Sequence[MassPoint], *, pair_masses: bo
 
     task = TASKS[config.task.kind]
     store: Store = task.open_store(config)
+    folds = task.folds_of(config, store.num_folds, "train")
+    channel = config.data.channel
+    available = min(
+        len(usable_rows(store.part(part_name("signal", point)), folds, channel)) for point in trained
+    )
     stream = EventStream(
-        store, trained, task.folds_of(config, store.num_folds, "train"), features="ext14",
-        channel=config.data.channel, batch_size=len(CLASSES) * len(trained), seed=config.train.seed,
-        events_per_point=min(
-            config.data.events_per_point or BDT_EVENTS // len(trained), BDT_EVENTS // len(trained)
-        ),
+        store, trained, folds, features="ext14", channel=channel, batch_size=len(CLASSES) * len(trained),
+        seed=config.train.seed, events_per_point=min(available, BDT_EVENTS // len(trained)),
         weighting=lambda weight, masses: event_weights(weight, masses, negative="abs"),
     )  # fmt: skip
     batches = list(stream.batches(0))
@@ -240,45 +309,29 @@ def train_trees(config: Config, trained: Sequence[MassPoint], *, pair_masses: bo
     return trees
 
 
-def score(reference: Ensemble | BoostedTrees, events: PointEvents, point: MassPoint) -> FloatArray:
-    """Logarithm of the class probabilities of a reference, (N, classes)."""
-    if isinstance(reference, BoostedTrees):
-        if events.columns["nodes"].shape[-1] < 14:
-            raise UserError("the decision trees need data.features ext14; train the run with it.")
-        masses = np.tile(np.array([point.mHc, point.mA]), (len(events.weight), 1))
-        return reference.log_probabilities(events.columns, masses)
-    return reference.log_probabilities(events, point)[0]
-
-
-def compare_point(
-    ours: FloatArray, theirs: FloatArray, label: Any, weight: Any, yields: FloatArray, num_resamples: int
-) -> list[dict[str, Any]]:
+def compare_point(tested: Tested, num_resamples: int) -> list[dict[str, Any]]:
     """Compare AUC and signal efficiency against each background and all.
 
     Args:
-        ours: Logarithms of class probabilities, (seeds, N, classes).
-        theirs: As `ours`.
-        label: Index into `CLASSES`, (N,).
-        weight: Rates, (N,).
-        yields: Expected rate of each background, (classes − 1,).
+        tested: The events of a point.
         num_resamples: Bootstrap resamples.
 
     Returns:
         One row a statistic and background.
     """
     rows: list[dict[str, Any]] = []
-    for suffix, fractions in discriminants(yields).items():
-        kept = (label == 0) | np.isin(label, 1 + np.flatnonzero(fractions))
-        scores = [
-            np.stack([metrics.likelihood_ratio(np.exp(member[kept]), fractions) for member in group])
-            for group in (ours, theirs)
-        ]
+    for suffix, fractions in discriminants(tested.yields).items():
+        kept = (tested.label == 0) | np.isin(tested.label, 1 + np.flatnonzero(fractions))
+        ours, theirs = (
+            np.stack([likelihood_ratio(np.exp(member[kept]), fractions) for member in group])
+            for group in (tested.ours, tested.theirs)
+        )
         for statistic, efficiency, margin in (
             ("auc", None, AUC_MARGIN),
             ("efficiency", BACKGROUND_EFFICIENCY, RATIO_MARGIN),
         ):
-            found = metrics.compare(
-                scores[0], scores[1], label[kept] == 0, weight[kept], background_efficiency=efficiency,
+            found = non_inferiority.compare(
+                ours, theirs, tested.label[kept] == 0, tested.weight[kept], background_efficiency=efficiency,
                 margin=margin, num_resamples=num_resamples,
             )  # fmt: skip
             background = suffix.removeprefix("_") or "all"
@@ -286,24 +339,21 @@ def compare_point(
     return rows
 
 
-def dependence(logarithms: FloatArray, label: Any, weight: Any, pair_mass: Any, yields: FloatArray) -> float:
+def dependence(tested: Tested, logarithms: FloatArray) -> float:
     """How much a score depends on the pair mass that is fitted: distance correlation for the background.
 
     Args:
+        tested: The events of a point.
         logarithms: Logarithms of class probabilities, (seeds, N, classes).
-        label: Index into `CLASSES`, (N,).
-        weight: Rates, (N,).
-        pair_mass: Largest pair mass in GeV, (N,).
-        yields: Expected rate of each background, (classes − 1,).
 
     Returns:
         Mean over the seeds, in [0, 1].
     """
-    background = label > 0
-    values, size = pair_mass[background], np.abs(weight[background])
+    background = tested.label > 0
+    values, size = tested.pair_mass[background], np.abs(tested.weight[background])
     found = [
-        metrics.distance_correlation(
-            metrics.likelihood_ratio(np.exp(member[background]), np.maximum(yields, 1e-12)), values, size
+        distance_correlation(
+            likelihood_ratio(np.exp(member[background]), np.maximum(tested.yields, 1e-12)), values, size
         )
         for member in logarithms
     ]
@@ -312,7 +362,7 @@ def dependence(logarithms: FloatArray, label: Any, weight: Any, pair_mass: Any, 
 
 def apply_holm(rows: list[dict[str, Any]]) -> None:
     """Add to every row whether it stays non-inferior after Holm's correction over all rows."""
-    for row, kept in zip(rows, metrics.holm([row["p_value"] for row in rows]), strict=True):
+    for row, kept in zip(rows, non_inferiority.holm([row["p_value"] for row in rows]), strict=True):
         row["non_inferior_holm"] = kept
 
 

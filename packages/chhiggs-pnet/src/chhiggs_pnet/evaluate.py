@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chhiggs_pnet import metrics, plots
+from chhiggs_pnet import plots
 from chhiggs_pnet.data.schema import CLASSES
 from chhiggs_pnet.data.store import Store
 from chhiggs_pnet.data.stream import PointEvents
+from chhiggs_pnet.metrics.calibration import Reliability, expected_calibration_error, reliability
+from chhiggs_pnet.metrics.dependence import distance_correlation
+from chhiggs_pnet.metrics.discrimination import RankedScores, likelihood_ratio, roc_curve
+from chhiggs_pnet.metrics.non_inferiority import bootstrap_weights
 from chhiggs_pnet.models.calibration import calibrated, fit_temperature
 from chhiggs_pnet.physics.mass_points import MassPoint
 from chhiggs_pnet.predict import Ensemble
@@ -101,7 +105,7 @@ def evaluate(
     save(plots.roc_curves(curves, {entry["name"]: entry["role"] for entry in entries}), "roc")
     save(plots.values_by_point(entries), "auc_by_point")
     probabilities, events, yields, weight = pictures[chosen]
-    scores = metrics.likelihood_ratio(probabilities, yields)
+    scores = likelihood_ratio(probabilities, yields)
     save(plots.score_histograms(scores, events.label, weight, chosen), "scores")
     save(plots.reliability(reliability_of(pictures)), "reliability")
     save(plots.pair_mass(scores, events.columns["m1"], events.label, weight, chosen), "pair_mass")
@@ -165,10 +169,10 @@ def discrimination(probabilities: FloatArray, events: PointEvents, yields: Float
     label, weight = events.label, events.weight
     for suffix, fractions in discriminants(yields).items():
         kept = (label == 0) | np.isin(label, 1 + np.flatnonzero(fractions))
-        scores = metrics.likelihood_ratio(probabilities[kept], fractions)
-        ranked = metrics.RankedScores(scores, label[kept] == 0)
+        scores = likelihood_ratio(probabilities[kept], fractions)
+        ranked = RankedScores(scores, label[kept] == 0)
         base = weight[kept]
-        samples = metrics.bootstrap_weights(label[kept] == 0, base, NUM_RESAMPLES, np.random.default_rng(0))
+        samples = bootstrap_weights(label[kept] == 0, base, NUM_RESAMPLES, np.random.default_rng(0))
         for name, statistic in (
             ("auc", ranked.auc),
             ("efficiency", lambda w, r=ranked: r.efficiency(w, BACKGROUND_EFFICIENCY)),
@@ -177,14 +181,14 @@ def discrimination(probabilities: FloatArray, events: PointEvents, yields: Float
             key = f"{name}{suffix}"
             found |= {key: float(statistic(base[None])[0]), f"{key}_low": low, f"{key}_high": high}
     background = label > 0
-    scores = metrics.likelihood_ratio(probabilities, yields)[background]
+    scores = likelihood_ratio(probabilities, yields)[background]
     size = np.abs(weight[background])
     for name in ("m1", "m2"):
         values = events.columns[name][background]
         there = values >= 0
         enough = there.sum() > 1
         found[f"dcor_{name}"] = (
-            metrics.distance_correlation(scores[there], values[there], size[there]) if enough else None
+            distance_correlation(scores[there], values[there], size[there]) if enough else None
         )
     found["jsd_m1"] = shape_change(scores, events.columns["m1"][background], size)
     found["num_signal"], found["num_background"] = int((~background).sum()), int(background.sum())
@@ -199,8 +203,8 @@ def discriminants(yields: FloatArray) -> dict[str, FloatArray]:
 
 def roc(probabilities: FloatArray, events: PointEvents, yields: FloatArray) -> tuple[FloatArray, FloatArray]:
     """ROC curve of the likelihood ratio with expected yields."""
-    scores = metrics.likelihood_ratio(probabilities, np.maximum(yields, 1e-12))
-    return metrics.roc_curve(scores, events.label == 0, events.weight)
+    scores = likelihood_ratio(probabilities, np.maximum(yields, 1e-12))
+    return roc_curve(scores, events.label == 0, events.weight)
 
 
 def shape_change(scores: FloatArray, values: FloatArray, weight: FloatArray, num_bins: int = 20) -> float:
@@ -240,16 +244,16 @@ def calibration(
 ) -> dict[str, float]:
     """Expected calibration error of the signal probability, before and after the temperature."""
     return {
-        name: metrics.expected_calibration_error(
+        name: expected_calibration_error(
             np.clip(calibrated(logarithms, value)[:, 0], 0.0, 1.0), events.label == 0, weight
         )
         for name, value in (("ece_raw", 1.0), ("ece", temperature))
     }
 
 
-def reliability_of(pictures: dict[str, Any]) -> dict[str, metrics.Reliability]:
+def reliability_of(pictures: dict[str, Any]) -> dict[str, Reliability]:
     """Calibration curve of each point."""
     return {
-        name: metrics.reliability(np.clip(probabilities[:, 0], 0.0, 1.0), events.label == 0, weight)
+        name: reliability(np.clip(probabilities[:, 0], 0.0, 1.0), events.label == 0, weight)
         for name, (probabilities, events, _, weight) in pictures.items()
     }

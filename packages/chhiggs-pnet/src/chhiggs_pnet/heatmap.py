@@ -10,21 +10,28 @@ from typing import Any
 
 import numpy as np
 
-from chhiggs_pnet import metrics, plots
+from chhiggs_pnet import plots
 from chhiggs_pnet.data.features import node_features
 from chhiggs_pnet.data.schema import CLASSES, ERAS, FEATURE_SETS
 from chhiggs_pnet.data.stream import PointEvents
 from chhiggs_pnet.evaluate import BACKGROUND_EFFICIENCY
+from chhiggs_pnet.metrics.discrimination import auc, likelihood_ratio, signal_efficiency
 from chhiggs_pnet.models.calibration import calibrated
 from chhiggs_pnet.physics.events import Array, Events, Object
 from chhiggs_pnet.physics.generator import generate_events
-from chhiggs_pnet.physics.mass_points import MassPoint
+from chhiggs_pnet.physics.mass_points import MAX_CHARGED_HIGGS_MASS, MassPoint
 from chhiggs_pnet.physics.processes import CHANNELS, Channel
 from chhiggs_pnet.physics.selection import pair_masses
 from chhiggs_pnet.predict import Ensemble
 from hep_shared.errors import UserError
 
 SEED = 20_000  # far from the seeds of the training samples
+# Map: label of the colours, title.
+MAPS = {
+    "auc": ("AUC", "signal simulated at each cell"),
+    "efficiency": (r"$\varepsilon_S$ at $\varepsilon_B$ = 1 %", "signal simulated at each cell"),
+    "misspecified_auc": ("AUC", "{truth} under other hypotheses"),
+}
 
 
 def heatmap(
@@ -44,7 +51,8 @@ def heatmap(
         runs: Run directories; the results go into the first one.
         mHc: Rows in GeV.
         mA: Columns in GeV.
-        num_events: Simulated signal events of each cell and channel, and at most so many of each background.
+        num_events: Simulated signal events of each cell and channel, and at most twice as many of each
+            background.
         seed: Seed of the simulation.
         truth: True masses of the second map; the first training point if None.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -61,41 +69,31 @@ def heatmap(
     config, task = ensemble.config, ensemble.task
     store = task.open_store(config)
     backgrounds = task.split_events(config, store, None, "test", limit=num_events * 2)
-    yields = task.background_yields(backgrounds)
     trained = task.train_points(config, store)
-    channels = CHANNELS if config.data.channel is None else (config.data.channel,)
-    present = {CHANNELS[int(index)] for index in np.unique(backgrounds.columns["channel"])}
-    channels = tuple(channel for channel in channels if channel in present)
+    channels = channels_in(backgrounds, config.data.channel)
     truth = truth or trained[0]
 
     def signal(point: MassPoint) -> dict[str, Array]:
         return simulated_signal(point, channels, config.data.features, num_events, seed)
 
     true_signal = signal(truth)
-    shape = (len(mHc), len(mA))
-    maps = {name: np.full(shape, np.nan) for name in ("auc", "efficiency", "misspecified_auc")}
-    for row, first in enumerate(mHc):
-        for column, second in enumerate(mA):
-            try:
-                point = MassPoint(float(first), float(second))
-                own = signal(point)
-            except UserError:  # unphysical, or no event passes the selection: the cell stays blank
-                continue
-            for name, events in (("auc", own), ("misspecified_auc", true_signal)):
-                joined = PointEvents(
-                    {key: np.concatenate([events[key], backgrounds.columns[key]]) for key in events}
-                )
-                logarithms, _ = ensemble.log_probabilities(joined, point)
-                scores = metrics.likelihood_ratio(calibrated(logarithms, 1.0), np.maximum(yields, 1e-12))
-                is_signal = joined.label == 0
-                maps[name][row, column] = metrics.auc(scores, is_signal, joined.weight)
-                if name == "auc":
-                    maps["efficiency"][row, column] = metrics.signal_efficiency(
-                        scores, is_signal, BACKGROUND_EFFICIENCY, joined.weight
-                    )
+    maps = {name: np.full((len(mHc), len(mA)), np.nan) for name in MAPS}
+    for row, column in np.ndindex(len(mHc), len(mA)):
+        try:
+            point = MassPoint(float(mHc[row]), float(mA[column]))
+            own = signal(point)
+        except UserError:  # unphysical, or no event passes the selection: the cell stays blank
+            continue
+        values = (
+            *measure(ensemble, own, backgrounds, point),
+            measure(ensemble, true_signal, backgrounds, point)[0],
+        )
+        for name, value in zip(MAPS, values, strict=True):
+            maps[name][row, column] = value
     if not np.isfinite(maps["auc"]).any():
         raise UserError(
-            f"none of the {shape[0]} x {shape[1]} cells is physical; choose mA below mHc < 167.8 GeV."
+            f"none of the {len(mHc)} x {len(mA)} cells is physical; choose mA below mHc < "
+            f"{MAX_CHARGED_HIGGS_MASS:.1f} GeV."
         )
     result: dict[str, Any] = {
         "mHc": list(mHc), "mA": list(mA), "truth": [truth.mHc, truth.mA], "num_events": num_events,
@@ -104,18 +102,51 @@ def heatmap(
     directory = ensemble.directories[0]
     directory.write_json("heatmap.json", result)
     marks = [(point.mHc, point.mA) for point in trained]
-    for name, label, title in (
-        ("auc", "AUC", "signal simulated at each cell"),
-        ("efficiency", r"$\varepsilon_S$ at $\varepsilon_B$ = 1 %", "signal simulated at each cell"),
-    ):
-        figure = plots.mass_plane(mHc, mA, maps[name], marks, label=label, title=title)
-        plots.save(figure, directory.figure_path(f"heatmap_{name}"))
-    figure = plots.mass_plane(
-        mHc, mA, maps["misspecified_auc"], [], label="AUC", title=f"{truth.name} under other hypotheses",
-        truth=(truth.mHc, truth.mA),
-    )  # fmt: skip
-    plots.save(figure, directory.figure_path("heatmap_misspecified"))
+    for name, (label, title) in MAPS.items():
+        at_truth = name == "misspecified_auc"
+        figure = plots.mass_plane(
+            mHc, mA, maps[name], [] if at_truth else marks, label=label, title=title.format(truth=truth.name),
+            truth=(truth.mHc, truth.mA) if at_truth else None,
+        )  # fmt: skip
+        plots.save(figure, directory.figure_path(f"heatmap_{name.removesuffix('_auc')}"))
     return result
+
+
+def channels_in(backgrounds: PointEvents, channel: Channel | None) -> tuple[Channel, ...]:
+    """Channels that a run looks at and the store holds.
+
+    Args:
+        backgrounds: Background events of the store.
+        channel: The only channel of the run, None for both.
+
+    Returns:
+        The channels.
+    """
+    present = {CHANNELS[int(index)] for index in np.unique(backgrounds.columns["channel"])}
+    wanted = CHANNELS if channel is None else (channel,)
+    return tuple(name for name in wanted if name in present)
+
+
+def measure(
+    ensemble: Ensemble, signal: dict[str, Array], backgrounds: PointEvents, point: MassPoint
+) -> tuple[float, float]:
+    """Tell a signal from all backgrounds under a hypothesis.
+
+    Args:
+        ensemble: The networks.
+        signal: Columns of the signal.
+        backgrounds: The backgrounds.
+        point: The hypothesis.
+
+    Returns:
+        AUC, and signal efficiency at `BACKGROUND_EFFICIENCY`.
+    """
+    joined = PointEvents({key: np.concatenate([signal[key], backgrounds.columns[key]]) for key in signal})
+    logarithms, _ = ensemble.log_probabilities(joined, point)
+    yields = np.maximum(ensemble.task.background_yields(backgrounds), 1e-12)
+    scores, is_signal = likelihood_ratio(calibrated(logarithms, 1.0), yields), joined.label == 0
+    efficiency = signal_efficiency(scores, is_signal, BACKGROUND_EFFICIENCY, joined.weight)
+    return auc(scores, is_signal, joined.weight), efficiency
 
 
 def grid(option: str, text: str) -> list[float]:

@@ -7,8 +7,8 @@ as a class weight; the sum over |ω| runs over one optimiser step. Negative gene
 cross-entropy unbounded below, which is why there is an option for them.
 
 dCor is the distance correlation of the signal score s with a pair mass v over background events, all at one
-hypothesis: at mixed hypotheses s and v would be related through m. It is exact in O(N log N): dCov² = S₁ + S₂
-− 2 S₃ as in `chhiggs_pnet.metrics`, with |x_i − x_j| summed through sorted partial sums, here differentiable.
+hypothesis: at mixed hypotheses s and v would be related through m. It is exact in O(N log N), by the sorted
+partial sums of `chhiggs_pnet.metrics.dependence`, here differentiable.
 
 References:
     G. Kasieczka, D. Shih, Phys. Rev. Lett. 125, 122001 (2020), arXiv:2001.05310 (DisCo).
@@ -85,7 +85,7 @@ def _row_sums(x: Tensor) -> Tensor:
 
 
 def _smaller_and_earlier(y: Tensor, columns: Tensor) -> Tensor:
-    """For each i the sum of columns over j < i with y_j < y_i, (C, N); see `metrics._smaller_and_earlier`."""
+    """For each i the sum of columns over j < i with y_j < y_i, (C, N); see `metrics.dependence`."""
     num = len(y)
     size = 1 << max(num - 1, 0).bit_length()
     padded = F.pad(columns, (0, size - num))

@@ -214,7 +214,7 @@ def reliability(curves: Mapping[str, Any]) -> Figure:
     """Fraction of signal against the predicted probability, one line a point.
 
     Args:
-        curves: `metrics.Reliability` by name.
+        curves: `Reliability` by name.
 
     Returns:
         The figure.

@@ -128,6 +128,7 @@ def simulate_samples(
     out: Path,
     *,
     points: str | None = None,
+    processes: str | None = None,
     num_events: int | None = None,
     seed: int | None = None,
     engine: str = "fast",
@@ -141,6 +142,7 @@ def simulate_samples(
         config: Gives mass points, channels, selection, and numbers that are not given here.
         out: Directory of the files.
         points: Mass points of the signal; those of the table if None.
+        processes: Names of processes with commas between; all if None.
         num_events: Selected events of every sample; those of the configuration if None.
         seed: Seed of all samples; that of the configuration if None.
         engine: What makes the final states.
@@ -158,6 +160,11 @@ def simulate_samples(
         raise UserError(f"--layout is '{layout}'; choose {' or '.join(LAYOUTS)}.")
     if engine not in ENGINES:
         raise UserError(f"--engine is '{engine}'; choose {' or '.join(ENGINES)}.")
+    named = [name.strip() for name in (processes or ",".join(PROCESSES)).split(",")]
+    for name in named:
+        if name not in PROCESSES:
+            raise UserError(f"--processes names '{name}'; choose from {', '.join(PROCESSES)}.")
+    chosen = [process for process in PROCESSES if process in named]
     wanted = config.data.simulated or SimulatedData()
     common: dict[str, Any] = {
         "points": parse_points(points) or config.masses.all_points,
@@ -165,10 +172,14 @@ def simulate_samples(
         "selection": config.selection, "engine": engine, "layout": layout, "num_workers": num_workers,
         "cluster": cluster,
     }  # fmt: skip
-    num_signal = num_events or wanted.num_events
-    num_background = num_events or wanted.num_background_events or wanted.num_events
-    files = simulate(out, num_events=num_signal, processes=PROCESSES[:1], **common)
-    return files + simulate(out, num_events=num_background, processes=BACKGROUNDS, **common)
+    files: list[Path] = []
+    for group, number in (
+        (PROCESSES[:1], wanted.num_events),
+        (BACKGROUNDS, wanted.num_background_events or wanted.num_events),
+    ):
+        if some := [process for process in chosen if process in group]:
+            files += simulate(out, num_events=num_events or number, processes=some, **common)
+    return files
 
 
 def _check(

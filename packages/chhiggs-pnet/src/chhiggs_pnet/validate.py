@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from chhiggs_pnet import metrics, plots
+from chhiggs_pnet import plots
 from chhiggs_pnet.config import Config
 from chhiggs_pnet.data.features import node_features
 from chhiggs_pnet.data.summary import NAMES, summarize
+from chhiggs_pnet.metrics.two_samples import kolmogorov_smirnov
 from chhiggs_pnet.physics.events import Array, Events, Object
 from chhiggs_pnet.physics.generator import ENGINES, Engine, Sample, generate_events
 from chhiggs_pnet.physics.mass_points import MassPoint
@@ -171,7 +172,7 @@ def compare(found: Mapping[str, Mapping[Engine, Measured]]) -> list[dict[str, An
         (fast, fast_weight), (pythia, pythia_weight) = (engines[engine] for engine in ENGINES)
         for observable in OBSERVABLES:
             a, b = fast[observable], pythia[observable]
-            distance, p_value = metrics.kolmogorov_smirnov(a, b, fast_weight, pythia_weight)
+            distance, p_value = kolmogorov_smirnov(a, b, fast_weight, pythia_weight)
             rows.append(
                 {
                     "sample": name, "observable": observable, "distance": distance, "p_value": p_value,

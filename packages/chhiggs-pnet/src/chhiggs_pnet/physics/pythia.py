@@ -209,7 +209,10 @@ class Source:
         seed = int(self._rng.integers(1, MAX_SEED))
         for line in (*_COMMON, *lines, "Random:setSeed = on", f"Random:seed = {seed}"):
             if not pythia.readString(line):
-                raise UserError(f"Pythia does not know the setting '{line}'; install chhiggs-pnet[pythia].")
+                raise UserError(
+                    f"Pythia does not know the setting '{line}'; install chhiggs-pnet[pythia], or point "
+                    "PYTHIA8DATA to the folder share/Pythia8/xmldoc of your own Pythia."
+                )
         hook = _hook_class()(part, channel, point, self._rng)
         self._hooks.append(hook)
         pythia.setUserHooksPtr(hook)
