@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from chhiggs_pnet.config import Config
 from chhiggs_pnet.data.branch_map import load_branch_map
+from chhiggs_pnet.data.point_events import load_point, to_tensors
 from chhiggs_pnet.data.schema import CLASSES, FEATURE_SETS
 from chhiggs_pnet.data.store import Store
-from chhiggs_pnet.data.stream import EventStream, load_point, to_tensors
+from chhiggs_pnet.data.stream import EventStream
 from chhiggs_pnet.losses import event_weights
 from chhiggs_pnet.models.deploy import EventClassifier
 from chhiggs_pnet.models.graph import directions, packing

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 
 from chhiggs_pnet import plots
 from chhiggs_pnet.config import Config, MassScaling
+from chhiggs_pnet.data.point_events import PointEvents
 from chhiggs_pnet.data.schema import CLASSES, EXT14
 from chhiggs_pnet.data.store import Store, part_name
-from chhiggs_pnet.data.stream import EventStream, PointEvents, usable_rows
+from chhiggs_pnet.data.stream import EventStream, usable_rows
 from chhiggs_pnet.evaluate import BACKGROUND_EFFICIENCY, discriminants, points_of
 from chhiggs_pnet.losses import event_weights
 from chhiggs_pnet.metrics import non_inferiority

@@ -5,7 +5,8 @@ likelihood ratio against one background, or against all with their expected yiel
 in the training show interpolation (inside the hull of the training points) and extrapolation (outside).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chhiggs_pnet import plots
+from chhiggs_pnet.data.point_events import PointEvents
 from chhiggs_pnet.data.schema import CLASSES
 from chhiggs_pnet.data.store import Store
-from chhiggs_pnet.data.stream import PointEvents
-from chhiggs_pnet.metrics.calibration import Reliability, expected_calibration_error, reliability
+from chhiggs_pnet.metrics.calibration import expected_calibration_error, reliability
 from chhiggs_pnet.metrics.dependence import distance_correlation
 from chhiggs_pnet.metrics.discrimination import RankedScores, likelihood_ratio, roc_curve
 from chhiggs_pnet.metrics.non_inferiority import bootstrap_weights
@@ -24,6 +25,7 @@ from chhiggs_pnet.models.calibration import calibrated, fit_temperature
 from chhiggs_pnet.physics.mass_points import MassPoint
 from chhiggs_pnet.predict import Ensemble
 from hep_shared.errors import UserError
+from hep_shared.run import RunDir
 
 NUM_RESAMPLES = 100
 BACKGROUND_EFFICIENCY = 0.01
@@ -70,46 +72,81 @@ def evaluate(
     if name == split and checkpoint == "best":  # what predicts is this very network
         directory.write_json(task.CALIBRATION_FILE, {"temperature": temperature})
     trained = set(task.train_points(config, store))
-    entries, curves, pictures = [], {}, {}
+    entries, seen = [], {}
     for point in points_of(store, trained):
         events = task.split_events(config, store, point, split)
         logarithms, spread = ensemble.log_probabilities(events, point)
-        yields = task.background_yields(events)
-        role = "train" if point in trained else role_of(store, point)
-        hull = {"role": role, "in_hull": store.table.in_hull(point), "trained": point in trained}
-        weight = task.balanced_weights(events)
-        entry = {
-            "name": point.name, "mHc": point.mHc, "mA": point.mA, **hull,
-            **discrimination(calibrated(logarithms, temperature), events, yields),
-            **calibration(logarithms, temperature, events, weight),
-            "signal_rate_fb": float(events.weight[events.label == 0].sum()),
-            "mean_score_spread": float(np.average(spread, weights=weight)),
-        }  # fmt: skip
-        entries.append(entry)
+        weight, yields = task.balanced_weights(events), task.background_yields(events)
         probabilities = calibrated(logarithms, temperature)
-        curves[point.name] = roc(probabilities, events, yields)
-        pictures[point.name] = (probabilities, events, yields, weight)
+        seen[point.name] = Seen(probabilities, events, yields, weight)
+        entries.append(
+            {
+                "name": point.name, "mHc": point.mHc, "mA": point.mA,
+                "role": "train" if point in trained else role_of(store, point),
+                "in_hull": store.table.in_hull(point), "trained": point in trained,
+                **discrimination(probabilities, events, yields),
+                **calibration(logarithms, temperature, events, weight),
+                "signal_rate_fb": float(events.weight[events.label == 0].sum()),
+                "mean_score_spread": float(np.average(spread, weights=weight)),
+            }
+        )  # fmt: skip
     result: dict[str, Any] = {
         "split": split, "checkpoint": checkpoint, "num_members": len(runs), "mc_dropout": mc_dropout,
         "temperature": temperature, "background_efficiency": BACKGROUND_EFFICIENCY,
         "num_trained_points": len(trained), "points": entries,
     }  # fmt: skip
     directory.write_json(f"evaluation_{name}.json", result)
-    chosen = next((entry["name"] for entry in entries if entry["trained"]), entries[0]["name"])
+    draw(directory, name, entries, seen)
+    return result
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Events of a point as a network sees them.
+
+    Attributes:
+        probabilities: Calibrated class probabilities, (N, classes).
+        events: The events.
+        yields: Expected rate of each background, (classes − 1,).
+        weight: Event weights with the same sum for every class, (N,).
+    """
+
+    probabilities: FloatArray
+    events: PointEvents
+    yields: FloatArray
+    weight: FloatArray
+
+
+def draw(
+    directory: RunDir, name: str, entries: Sequence[Mapping[str, Any]], seen: Mapping[str, Seen]
+) -> None:
+    """Draw the pictures of an evaluation; scores and pair mass for the first trained point alone.
+
+    Args:
+        directory: Run directory they go into.
+        name: What their names begin with.
+        entries: Points of the evaluation.
+        seen: Events of each point by its name.
+    """
 
     def save(figure: Any, what: str) -> None:
-        plots.save(figure, directory.figure_path(f"{name}_{what}"))
+        plots.save(figure, directory.figure_path(what))
 
     if history := directory.history():
-        plots.save(plots.training_curves(history), directory.figure_path("training_curves"))
-    save(plots.roc_curves(curves, {entry["name"]: entry["role"] for entry in entries}), "roc")
-    save(plots.values_by_point(entries), "auc_by_point")
-    probabilities, events, yields, weight = pictures[chosen]
-    scores = likelihood_ratio(probabilities, yields)
-    save(plots.score_histograms(scores, events.label, weight, chosen), "scores")
-    save(plots.reliability(reliability_of(pictures)), "reliability")
-    save(plots.pair_mass(scores, events.columns["m1"], events.label, weight, chosen), "pair_mass")
-    return result
+        save(plots.training_curves(history), "training_curves")
+    curves = {point: roc(part.probabilities, part.events, part.yields) for point, part in seen.items()}
+    reliabilities = {
+        point: reliability(np.clip(part.probabilities[:, 0], 0.0, 1.0), part.events.label == 0, part.weight)
+        for point, part in seen.items()
+    }
+    save(plots.roc_curves(curves, {entry["name"]: entry["role"] for entry in entries}), f"{name}_roc")
+    save(plots.values_by_point(entries), f"{name}_auc_by_point")
+    save(plots.reliability(reliabilities), f"{name}_reliability")
+    chosen = next((entry["name"] for entry in entries if entry["trained"]), entries[0]["name"])
+    events, weight = seen[chosen].events, seen[chosen].weight
+    scores = likelihood_ratio(seen[chosen].probabilities, seen[chosen].yields)
+    save(plots.score_histograms(scores, events.label, weight, chosen), f"{name}_scores")
+    save(plots.pair_mass(scores, events.columns["m1"], events.label, weight, chosen), f"{name}_pair_mass")
 
 
 def points_of(store: Store, trained: set[MassPoint]) -> list[MassPoint]:
@@ -248,12 +285,4 @@ def calibration(
             np.clip(calibrated(logarithms, value)[:, 0], 0.0, 1.0), events.label == 0, weight
         )
         for name, value in (("ece_raw", 1.0), ("ece", temperature))
-    }
-
-
-def reliability_of(pictures: dict[str, Any]) -> dict[str, Reliability]:
-    """Calibration curve of each point."""
-    return {
-        name: reliability(np.clip(probabilities[:, 0], 0.0, 1.0), events.label == 0, weight)
-        for name, (probabilities, events, _, weight) in pictures.items()
     }

@@ -12,8 +12,8 @@ import numpy as np
 
 from chhiggs_pnet import plots
 from chhiggs_pnet.data.features import node_features
+from chhiggs_pnet.data.point_events import PointEvents
 from chhiggs_pnet.data.schema import CLASSES, ERAS, FEATURE_SETS
-from chhiggs_pnet.data.stream import PointEvents
 from chhiggs_pnet.evaluate import BACKGROUND_EFFICIENCY
 from chhiggs_pnet.metrics.discrimination import auc, likelihood_ratio, signal_efficiency
 from chhiggs_pnet.models.calibration import calibrated

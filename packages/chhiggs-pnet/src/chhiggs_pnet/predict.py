@@ -28,9 +28,9 @@ from torch import nn
 from chhiggs_pnet.config import Config
 from chhiggs_pnet.data.branch_map import BranchMap
 from chhiggs_pnet.data.features import node_features
+from chhiggs_pnet.data.point_events import PointEvents
 from chhiggs_pnet.data.reader import EventReader
 from chhiggs_pnet.data.schema import CLASSES, ERAS, FEATURE_SETS
-from chhiggs_pnet.data.stream import PointEvents
 from chhiggs_pnet.physics.events import Array, Events
 from chhiggs_pnet.physics.mass_points import MassPoint
 from chhiggs_pnet.physics.processes import CHANNELS

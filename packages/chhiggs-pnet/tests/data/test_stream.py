@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from chhiggs_pnet.data.point_events import load_point, point_batches
 from chhiggs_pnet.data.store import Store
-from chhiggs_pnet.data.stream import EventStream, load_point, point_batches
+from chhiggs_pnet.data.stream import EventStream
 from chhiggs_pnet.losses import event_weights
 from chhiggs_pnet.physics.mass_points import MassPoint
 from hep_shared.errors import ConfigError, InputFileError

@@ -7,7 +7,7 @@ import pytest
 from scipy.integrate import quad
 
 from chhiggs_pnet.physics import constants as c
-from chhiggs_pnet.physics import pythia
+from chhiggs_pnet.physics import hadrons, pythia
 from chhiggs_pnet.physics.generator import generate_events
 from chhiggs_pnet.physics.kinematics import delta_r2, eta, kallen, mass, phi, pt
 from chhiggs_pnet.physics.mass_points import MassPoint
@@ -86,7 +86,7 @@ def test_jets_are_apart_and_two_hold_a_b(particles):
     is_jet = particles.kinds >= Kind.TAU_JET
     assert 2 < is_jet.sum(axis=0).mean() < 8
     assert 1.2 < (particles.kinds == Kind.BOTTOM).sum(axis=0).mean() < 2.5
-    assert (pt(particles.momenta)[is_jet] > pythia.JET_PT_MIN).all()
+    assert (pt(particles.momenta)[is_jet] > hadrons.JET_PT_MIN).all()
     for n in range(len(particles)):
         jets = particles.momenta[:, is_jet[:, n], n]
         distance = delta_r2(eta(jets)[:, None], phi(jets)[:, None], eta(jets), phi(jets))

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from chhiggs_pnet.config import Config, MassScaling
+from chhiggs_pnet.data.point_events import PointEvents, load_point, point_batches
 from chhiggs_pnet.data.schema import CLASSES, FEATURE_SETS
 from chhiggs_pnet.data.store import Store
-from chhiggs_pnet.data.stream import EventBatch, EventStream, PointEvents, load_point, point_batches
+from chhiggs_pnet.data.stream import EventBatch, EventStream
 from chhiggs_pnet.losses import disco, event_weights, weighted_cross_entropy
 from chhiggs_pnet.metrics.discrimination import auc, likelihood_ratio
 from chhiggs_pnet.models.baselines import DeepSets, Perceptron
