@@ -17,6 +17,10 @@ from hep_shared.onnx import read_metadata
 from hep_shared.testing import assert_user_error
 
 CLASSES = ("signal", "nonprompt", "diboson", "ttX")
+ROLES = {  # of the points of the samples
+    "train": "[[100, 85], [130, 95], [160, 85]]", "validation": "[[130, 90]]",
+    "interpolation": "[[130, 88]]", "extrapolation": "[[165, 97]]",
+}  # fmt: skip
 
 
 def program(*args):
@@ -304,6 +308,21 @@ def test_damaged_file(run, samples, tmp_path):
 def test_wrong_options_of_other_verbs(run, tmp_path, args, mentions):
     out = ("--out", tmp_path / "out") if args[0] == "compare" else ()
     assert_user_error(program(args[0], "--run", run, *out, *args[1:]), *mentions)
+
+
+@pytest.mark.parametrize("verb", ["compare", "tune", "simulate", "prepare", "train", "report"])
+def test_a_file_where_a_directory_should_be(run, samples, settings, tmp_path, verb):
+    (tmp_path / "thesis.tex").write_text("chapter 1")
+    args = {
+        "simulate": ("--num-events", 50, "--points", "130,90", "--processes", "ttX"),
+        "prepare": ("--samples", samples, *sets(f"masses.{role}={points}" for role, points in ROLES.items())),
+        "report": (run,),
+        "compare": ("--run", run),
+        **dict.fromkeys(("tune", "train"), sets(settings())),
+    }[verb]
+    done = program(verb, *args, "--out", tmp_path / "thesis.tex" / "out")
+    assert_user_error(done, "thesis.tex", "cannot be written", "directories")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_no_run_in_a_process_of_its_own(tmp_path):

@@ -9,6 +9,7 @@ from chhiggs_pnet import validate
 from chhiggs_pnet.config import Config
 from chhiggs_pnet.physics.generator import generate_events
 from chhiggs_pnet.physics.mass_points import MassPoint
+from chhiggs_pnet.physics.selection import Selection
 from hep_shared.errors import UserError
 
 POINT = MassPoint(130, 90)
@@ -53,6 +54,21 @@ def test_observables_are_those_of_the_events():
     np.testing.assert_array_equal(found["num_jets"], jets.sum(axis=1))
     first = np.where(jets, events.pt, 0).argmax(axis=1)
     np.testing.assert_array_equal(found["jet_mass"], events.mass[np.arange(50), first])
+
+
+def test_events_without_the_object_are_left_out():
+    loose = Selection(num_tagged_min=0)
+    events = generate_events("diboson", "Run1E2Mu", 400, 1, selection=loose).events
+    measured = validate.observables(events), events.weight
+    tagged = measured[0]["num_bjets"] > 0
+    assert 0 < tagged.sum() < 100
+    values, weights = validate.present(measured, "bjet_pt")
+    np.testing.assert_array_equal(values, measured[0]["bjet_pt"][tagged])
+    np.testing.assert_array_equal(weights, events.weight[tagged])
+    none = events.take(~tagged)
+    parts = {"fast": measured, "pythia": (validate.observables(none), none.weight)}
+    found = {row["observable"] for row in validate.compare({"diboson": parts})}
+    assert found == validate.OBSERVABLES.keys() - {"bjet_pt", "min_dr_lepton_bjet"}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """`chhiggs-pnet validate`: the fast generator beside Pythia, observable by observable.
 
 Both engines make the same samples with the same detector and selection. Every observable is compared by the
-Kolmogorov-Smirnov distance of the two distributions and drawn once, all samples side by side.
+Kolmogorov-Smirnov distance of the two distributions and drawn once, all samples side by side. Events that
+lack the object of an observable, such as a b jet, are left out of it.
 
 ttX is compared by its component ttZ, since Pythia has no tZq. Two samples are compared with looser cuts,
 because what passes all of them is too rare in a full simulation: nonprompt events with loose leptons, diboson
@@ -27,11 +28,12 @@ from chhiggs_pnet.physics.mass_points import MassPoint
 from chhiggs_pnet.physics.processes import CHANNELS, Channel, Component, Process
 from chhiggs_pnet.physics.selection import pair_masses
 from hep_shared.errors import UserError
-from hep_shared.files import atomic_write_json, make_directory
+from hep_shared.files import atomic_write_json, write_boundary
 
 POINTS = (MassPoint(100, 95), MassPoint(130, 90), MassPoint(160, 85))
 RESULT_FILE = "validation.json"
 PROCESSES = ("signal", "diboson", "ttX")
+MIN_EVENTS = 20  # with the object of an observable, in both engines; a sample with fewer is left out
 # Process: name of the sample, looser cuts.
 LOOSE: dict[str, tuple[str, dict[str, object]]] = {
     "nonprompt": ("nonprompt, loose leptons", {"require_tight": False}),
@@ -40,7 +42,7 @@ LOOSE: dict[str, tuple[str, dict[str, object]]] = {
 Measured = tuple[dict[str, Array], Array]  # observables and weights
 # Observable: label, lower and upper end of the picture, number of bins.
 OBSERVABLES: dict[str, tuple[str, float, float, int]] = {
-    "m1": (r"largest $m_{\mu\mu}$ [GeV]", 60, 120, 20),
+    "m1": (r"largest $m_{\mu\mu}$ [GeV]", 70, 110, 40),
     "lepton1_pt": (r"$p_T$ of the first lepton [GeV]", 0, 250, 20),
     "lepton2_pt": (r"$p_T$ of the second lepton [GeV]", 0, 150, 20),
     "lepton3_pt": (r"$p_T$ of the third lepton [GeV]", 0, 80, 20),
@@ -50,7 +52,7 @@ OBSERVABLES: dict[str, tuple[str, float, float, int]] = {
     "jet_eta": (r"$\eta$ of the first jet", -2.5, 2.5, 20),
     "jet_mass": ("mass of the first jet [GeV]", 0, 60, 20),
     "num_jets": ("jets", 1.5, 9.5, 8),
-    "num_bjets": ("b-tagged jets", 0.5, 4.5, 4),
+    "num_bjets": ("b-tagged jets", -0.5, 4.5, 5),
     "ht": (r"$H_T$ [GeV]", 0, 700, 20),
     "met": ("missing momentum [GeV]", 0, 250, 20),
     "mt": ("transverse mass [GeV]", 0, 250, 20),
@@ -93,7 +95,10 @@ def validate(
     named: Channel = CHANNELS[CHANNELS.index(channel)]
     found: dict[str, dict[Engine, Measured]] = {}
     rates: dict[str, dict[Engine, float]] = {}
-    for name, process, point in samples(processes, points or POINTS):
+    wanted = samples(processes, points or POINTS)
+    with write_boundary(out):  # before the work, not after it
+        (out / "figures").mkdir(parents=True, exist_ok=True)
+    for name, process, point in wanted:
         selection = config.selection.model_copy(update=LOOSE[process][1] if process in LOOSE else {})
         made = {
             engine: generate_events(
@@ -105,12 +110,14 @@ def validate(
         rates[name] = {engine: rate_fb(sample) for engine, sample in made.items()}
     rows = compare(found)
     result = {"channel": channel, "num_events": num_events, "seed": seed, "rates_fb": rates, "rows": rows}
-    make_directory(out / "figures")
     for observable, (label, low, high, num_bins) in OBSERVABLES.items():
         panels = {
-            name: [(values[observable], weight) for values, weight in (parts[e] for e in ENGINES)]
+            name: [present(parts[engine], observable) for engine in ENGINES]
             for name, parts in found.items()
+            if is_common(parts, observable)
         }
+        if not panels:
+            continue
         tests = {r["sample"]: (r["distance"], r["p_value"]) for r in rows if r["observable"] == observable}
         figure = plots.two_engines(panels, np.linspace(low, high, num_bins + 1), label, tests)
         plots.save(figure, out / "figures" / observable)
@@ -146,12 +153,14 @@ def observables(events: Events) -> dict[str, Array]:
         events: N events.
 
     Returns:
-        Arrays (N,) by the names in `OBSERVABLES`, GeV where they are energies.
+        Arrays (N,) by the names in `OBSERVABLES`, GeV where they are energies, NaN where an event lacks the
+        object.
     """
     nodes, valid_mask = node_features(events)
     m1, m2 = pair_masses(events.kind == Object.MUON, events.pt, events.eta, events.phi, events.charge)
     columns = {"nodes": nodes, "valid_mask": valid_mask, "m1": m1, "m2": m2}
-    table = summarize(columns, np.zeros((len(events), 2)))
+    table = summarize(columns, np.zeros((len(events), 2))).astype(np.float64)
+    table[table == -1.0] = np.nan
     rows = np.arange(len(events))
     first = (events.kind == Object.JET).argmax(axis=1)  # objects are in order of kind and pt
     jets = {"jet_eta": events.eta[rows, first], "jet_mass": events.mass[rows, first]}
@@ -165,22 +174,36 @@ def compare(found: Mapping[str, Mapping[Engine, Measured]]) -> list[dict[str, An
         found: Observables and weights by sample and engine.
 
     Returns:
-        One row a sample and observable: Kolmogorov-Smirnov distance and probability, mean of each engine.
+        One row a sample and observable that its events have: Kolmogorov-Smirnov distance and probability,
+        mean of each engine.
     """
     rows = []
-    for name, engines in found.items():
-        (fast, fast_weight), (pythia, pythia_weight) = (engines[engine] for engine in ENGINES)
+    for name, parts in found.items():
         for observable in OBSERVABLES:
-            a, b = fast[observable], pythia[observable]
-            distance, p_value = kolmogorov_smirnov(a, b, fast_weight, pythia_weight)
+            if not is_common(parts, observable):
+                continue
+            (a, a_weight), (b, b_weight) = (present(parts[engine], observable) for engine in ENGINES)
+            distance, p_value = kolmogorov_smirnov(a, b, a_weight, b_weight)
             rows.append(
                 {
                     "sample": name, "observable": observable, "distance": distance, "p_value": p_value,
-                    "mean_fast": float(np.average(a, weights=fast_weight)),
-                    "mean_pythia": float(np.average(b, weights=pythia_weight)),
+                    "mean_fast": float(np.average(a, weights=a_weight)),
+                    "mean_pythia": float(np.average(b, weights=b_weight)),
                 }
             )  # fmt: skip
     return rows
+
+
+def present(measured: Measured, observable: str) -> tuple[Array, Array]:
+    """Values and weights of the events that have the object of an observable, (M,) each."""
+    values, weights = measured[0][observable], measured[1]
+    there = np.isfinite(values)
+    return values[there], weights[there]
+
+
+def is_common(parts: Mapping[Engine, Measured], observable: str) -> bool:
+    """Tell whether enough events of both engines have the object of an observable."""
+    return all(len(present(parts[engine], observable)[0]) >= MIN_EVENTS for engine in ENGINES)
 
 
 def headline(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -199,7 +199,7 @@ def test_lists_of_samples_find_their_files(tmp_path: Path) -> None:
         ("*.root", "*.none", "no file matches"),
         ("channel", "era = '2029'\nchannel", "era '2029' is unknown"),
         ("channel", "cross_section_fb = 3\nchannel", "come together"),
-        ("files", "fils", "samples.0.files: Field required"),
+        ("files", "fils", "samples.0.fils: is no key of a sample, the nearest is 'files'"),
         ("[[samples]]", "[[sampels]]", "samples"),
         ('"signal"', '"signal', "cannot be read"),
     ],

@@ -14,6 +14,7 @@
 
 import json
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Self
 
@@ -94,9 +95,14 @@ def read_samples(path: Path) -> list[tuple[SampleEntry, list[Path]]]:
     try:
         entries = _SampleList.model_validate(record).samples
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is both unknown and missing; the unknown one says more.
+        first = max(error.errors(), key=lambda found: found["type"] == "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
-        problem = f"{key}: {first['msg'].removeprefix('Value error, ')}"
+        is_unknown = first["type"] == "extra_forbidden"
+        problem = "is no key of a sample" if is_unknown else first["msg"].removeprefix("Value error, ")
+        if is_unknown and (near := get_close_matches(str(first["loc"][-1]), SampleEntry.model_fields, 1)):
+            problem += f", the nearest is '{near[0]}'"
+        problem = f"{key}: {problem}"
         raise InputFileError(path, problem, "correct that key") from error
     except UserError as error:  # a mass point out of reach
         raise InputFileError(path, str(error).removesuffix("."), "correct the point") from error
