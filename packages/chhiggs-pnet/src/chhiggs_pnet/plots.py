@@ -43,6 +43,7 @@ STYLE: Any = {  # not dict[str, ...]: the stubs of rc_context want the literal n
 # M. Okabe, K. Ito, Color Universal Design (2008): told apart with any colour vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 GREY = "0.45"
+MIN_BIN_WEIGHT = 0.005
 ROLE_STYLE: dict[str, tuple[str, str, str]] = {  # colour, marker, line
     "train": (COLORS[0], "o", "-"),
     "validation": (COLORS[2], "s", "-."),
@@ -101,8 +102,9 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     panels[0].set(xlabel="epoch", ylabel="loss")
     panels[0].legend()
     by_point = sorted(name for name in history[-1] if name.startswith("val_auc_"))
-    for name in by_point:
-        panels[1].plot(epoch, [r.get(name) for r in history], color=GREY, lw=0.8, alpha=0.6)
+    for number, name in enumerate(by_point):
+        label = None if number else "one point each"
+        panels[1].plot(epoch, [r.get(name) for r in history], color=GREY, lw=0.8, alpha=0.6, label=label)
     mean = [r.get("val_auc") for r in history]
     panels[1].plot(epoch, mean, color=COLORS[1], label="mean of the points", marker=marker, ms=4)
     panels[1].set(xlabel="epoch", ylabel="AUC on validation events")
@@ -139,7 +141,7 @@ def roc_curves(
         )  # fmt: skip
         named.add(label)
     axes.axhline(0.01, color=GREY, lw=0.8)
-    axes.text(0.02, 0.011, r"$\varepsilon_B$ = 1 %", color=GREY, fontsize=9)
+    axes.text(0.98, 0.0105, r"$\varepsilon_B$ = 1 %", color=GREY, fontsize=9, ha="right", va="bottom")
     axes.set(
         xlabel=r"signal efficiency $\varepsilon_S$", ylabel=r"background efficiency $\varepsilon_B$",
         yscale="log", xlim=(0, 1), ylim=(1e-3, 1),
@@ -211,7 +213,9 @@ def score_histograms(scores: FloatArray, label: FloatArray, weight: FloatArray, 
 
 @_styled
 def reliability(curves: Mapping[str, Any]) -> Figure:
-    """Fraction of signal against the predicted probability, one line a point.
+    """Fraction of signal against the predicted probability, one line a mass point.
+
+    Bins with less than `MIN_BIN_WEIGHT` of the weight are left out: their fraction is chance.
 
     Args:
         curves: `Reliability` by name.
@@ -223,7 +227,11 @@ def reliability(curves: Mapping[str, Any]) -> Figure:
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=GREY, lw=0.8)
     for curve in curves.values():
-        axes.plot(curve.probability, curve.fraction, color=COLORS[0], lw=0.8, alpha=0.6, marker="o", ms=2.5)
+        told = curve.weight >= MIN_BIN_WEIGHT
+        axes.plot(
+            curve.probability[told], curve.fraction[told], color=COLORS[0], lw=0.8, alpha=0.6, marker="o",
+            ms=2.5,
+        )  # fmt: skip
     axes.set(
         xlabel="predicted signal probability", ylabel="fraction of signal", xlim=(0, 1), ylim=(0, 1),
         title="calibrated, classes weighted equally",
@@ -253,17 +261,21 @@ def pair_mass(
     scores, values, weight = scores[chosen], values[chosen], weight[chosen]
     order = np.argsort(-scores, kind="stable")
     reached = np.cumsum(weight[order]) / weight.sum()
-    edges = np.linspace(12, 160, 38).tolist()
+    edges = np.linspace(50, 130, 41)  # the last bins hold what is beyond
+    values = np.clip(values, edges[0], edges[-1])
     for number, share in enumerate((1.0, 0.5, 0.1)):
         kept = order[reached <= share + 1e-12]
         if kept.size:
             axes.hist(
-                values[kept], edges, weights=weight[kept], density=True, histtype="step",
+                values[kept], edges.tolist(), weights=weight[kept], density=True, histtype="step",
                 color=COLORS[number], label=rf"$\varepsilon_B$ = {100 * share:g} %", lw=1.6,
             )  # fmt: skip
     axes.axvline(Z_MASS, color=GREY, lw=0.8)
     axes.set(
-        xlabel=r"largest $m_{\mu\mu}$ [GeV]", ylabel="probability density", title=f"backgrounds, {title}"
+        xlabel=r"largest $m_{\mu\mu}$ [GeV]",
+        ylabel="probability density",
+        title=f"backgrounds, {title}",
+        xlim=(edges[0], edges[-1]),
     )
     axes.legend()
     return figure
