@@ -312,19 +312,25 @@ def mass_plane(
     figure.colorbar(mesh, ax=axes, label=label)
     if values.size <= 200:
         middle = (np.nanmin(values) + np.nanmax(values)) / 2 if np.isfinite(values).any() else 0.0
+        marked = {_cell(mHc, mA, mark) for mark in (*points, *([truth] if truth is not None else []))}
         for row, y in enumerate(mHc):
             for column, x in enumerate(mA):
                 if np.isfinite(value := values[row, column]):
                     color = "white" if value < middle else "black"
-                    axes.text(x, y, f"{value:.3f}".lstrip("0"), ha="center", va="center", fontsize=7,
-                              color=color)  # fmt: skip
+                    # Beside a mark the number moves to the edge of its cell.
+                    place = "bottom" if (row, column) in marked else "center"
+                    low = edges_of(mHc)[row]
+                    axes.text(
+                        x, low if place == "bottom" else y, f"{value:.3f}".lstrip("0"), ha="center",
+                        va=place, fontsize=6 if place == "bottom" else 7, color=color,
+                    )  # fmt: skip
     if points:
         axes.plot(
-            [p[1] for p in points], [p[0] for p in points], "*", color="#D55E00", mec="white", ms=13,
+            [p[1] for p in points], [p[0] for p in points], "*", color="#D55E00", mec="white", ms=10,
             label="training point", clip_on=True,
         )  # fmt: skip
     if truth is not None:
-        axes.plot(truth[1], truth[0], "X", color="#CC79A7", mec="white", ms=13, label="true masses")
+        axes.plot(truth[1], truth[0], "X", color="#CC79A7", mec="white", ms=10, label="true masses")
     axes.set(
         xlabel=r"$m_A$ [GeV]", ylabel=r"$m_{H^+}$ [GeV]", title=title,
         xlim=edges_of(mA)[[0, -1]], ylim=edges_of(mHc)[[0, -1]],
@@ -332,6 +338,12 @@ def mass_plane(
     if points or truth is not None:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.24), ncols=2)
     return figure
+
+
+def _cell(mHc: Sequence[float], mA: Sequence[float], point: tuple[float, float]) -> tuple[int, int]:
+    """Row and column of the cell that holds a point; outside of the plane one past its ends."""
+    row, column = (np.searchsorted(edges_of(c), v) - 1 for c, v in zip((mHc, mA), point, strict=True))
+    return int(row), int(column)
 
 
 def edges_of(centers: Sequence[float]) -> FloatArray:
@@ -367,6 +379,7 @@ def differences(entries: Sequence[Mapping[str, Any]], margin: float, reference: 
     axes.axhline(0, color=GREY, lw=0.8)
     axes.axhline(margin, color=COLORS[1], lw=0.9, ls="--", label="margin")
     axes.set_xticks(place, [entry["name"] for entry in entries], rotation=60)
+    axes.set_xlim(-0.7, len(entries) - 0.3)
     axes.set_ylabel(f"AUC − AUC({reference})")
     axes.legend()
     return figure

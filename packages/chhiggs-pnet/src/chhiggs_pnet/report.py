@@ -17,10 +17,18 @@ from hep_shared.errors import UserError
 from hep_shared.files import atomic_write_text, reader_boundary
 from hep_shared.run import RunDir
 
-FIGURES = (
-    "training_curves", "roc", "auc_by_point", "scores", "reliability", "pair_mass", "heatmap_auc",
-    "heatmap_efficiency", "heatmap_misspecified",
-)  # fmt: skip
+FIGURES = {  # and what they show
+    "training_curves": "Loss, AUC of every validation point and learning rate by epoch.",
+    "roc": "Background against signal efficiency, one curve a mass point.",
+    "auc_by_point": "AUC and signal efficiency of every mass point, 68 % intervals.",
+    "scores": "Likelihood ratio of the classes at the first training point.",
+    "reliability": "Fraction of signal against the predicted probability, one line a mass point.",
+    "pair_mass": "Pair mass of the backgrounds after cuts on the score: a fit wants all three alike.",
+    "heatmap_auc": "AUC over the mass plane.",
+    "heatmap_efficiency": "Signal efficiency at a background efficiency of 1 % over the mass plane.",
+    "heatmap_misspecified": "AUC of one true signal under the hypothesis of each cell.",
+}
+WIDE = "training_curves"  # takes the width of the page
 
 
 def report(runs: Sequence[Path], out: Path, *, comparisons: Sequence[Path] = ()) -> dict[str, object]:
@@ -59,7 +67,11 @@ def describe(path: Path) -> dict[str, Any]:
         "name": path.name,
         "evaluations": [read(file, "evaluate the run again") for file in evaluations],
         "stages": read(stages, "train the run again") if stages.exists() else None,
-        "figures": [(name, data) for name in FIGURES for data in embedded(path, name)],
+        "figures": [
+            {"name": name, "caption": caption, "wide": name == WIDE, "data": data}
+            for name, caption in FIGURES.items()
+            for data in embedded(path, name)
+        ],
         "config": json.dumps(run.config, indent=2),
         "epochs": len(run.history()),
     }
