@@ -41,7 +41,7 @@ from chhiggs_pnet.train import fit
 from hep_shared.amp import resolve_device
 from hep_shared.distributed import World
 from hep_shared.errors import UserError
-from hep_shared.files import atomic_write_json, write_boundary
+from hep_shared.files import atomic_write_json, make_directory
 from hep_shared.loop import open_run
 
 REFERENCES = ("dedicated", "nearest", "bdt", "bdt_blind")
@@ -85,8 +85,7 @@ def compare(
         known = ", ".join(REFERENCES)
         raise UserError(f"--against is '{against}'; choose one of {known}, or a run directory.")
     by_fold = group_by_fold(runs)
-    with write_boundary(out):  # before the work, not after it
-        out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)  # before the work, not after it
     first = next(iter(by_fold.values()))[0]
     store = first.task.open_store(first.config)
     trained = first.task.train_points(first.config, store)

@@ -28,7 +28,7 @@ from chhiggs_pnet.physics.mass_points import MassPoint
 from chhiggs_pnet.physics.processes import CHANNELS, Channel, Component, Process
 from chhiggs_pnet.physics.selection import pair_masses
 from hep_shared.errors import UserError
-from hep_shared.files import atomic_write_json, write_boundary
+from hep_shared.files import atomic_write_json, make_directory
 
 POINTS = (MassPoint(100, 95), MassPoint(130, 90), MassPoint(160, 85))
 RESULT_FILE = "validation.json"
@@ -96,8 +96,7 @@ def validate(
     found: dict[str, dict[Engine, Measured]] = {}
     rates: dict[str, dict[Engine, float]] = {}
     wanted = samples(processes, points or POINTS)
-    with write_boundary(out):  # before the work, not after it
-        (out / "figures").mkdir(parents=True, exist_ok=True)
+    make_directory(out / "figures")  # before the work, not after it
     for name, process, point in wanted:
         selection = config.selection.model_copy(update=LOOSE[process][1] if process in LOOSE else {})
         made = {
