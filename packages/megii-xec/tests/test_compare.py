@@ -3,6 +3,7 @@
 import pytest
 
 from megii_xec.compare import collect, evaluate_groups, has_dropout, markdown, mean_and_error, number, rows_of
+from megii_xec.evaluate import evaluate
 from megii_xec.train import train
 
 REGRESSION = {
@@ -63,16 +64,19 @@ def test_seeds_make_an_ensemble_and_dropout_is_tried_where_there_is_any(tiny_con
     for name, more in {
         "a": ["train.seed=1"],
         "b": ["train.seed=2"],
-        "c": ["model.dropout=0", "model.head_dropout=0"],
+        "c": ["model.dropout=0", "model.head_dropout=0", "task.energy.loss=beta_nll"],
     }.items():
         runs.append(tmp_path / name)
         train(tiny_config("train.epochs=1", *more), out=runs[-1], resume=False, device="cpu", command="test")
     assert [has_dropout(run) for run in runs] == [True, True, False]
+    evaluate(runs[-1], device="cpu", pictures=False)
     resolutions, calibrations = evaluate_groups(
         ["two", "two", "one"], runs, device="cpu", ensemble=True, mc_passes=3
     )
     assert list(resolutions) == ["two, ensemble of 2", "two, 3 passes with dropout"]
     assert len(resolutions["two, 3 passes with dropout"]["energy [%]"]) == 2
+    assert list(calibrations) == [*resolutions, "one, its own σ"]
+    assert list(calibrations["one, its own σ"]) == ["energy: within σ [%]", "energy: width of pulls"]
     for name in resolutions:
         for share in calibrations[name]["energy: within σ [%]"]:
             assert 0 <= share <= 100

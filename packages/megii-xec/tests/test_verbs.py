@@ -262,7 +262,8 @@ def test_seeds_of_a_variant_share_a_row():
         }
     )
     points = scan.named_points()
-    assert [name for name, _ in points] == ["learned, optim.lr 0.001"] * 2 + ["tokens, optim.lr 0.001"] * 2
+    assert [name for name, _ in points] == ["learned, optim.lr 0.001", "tokens, optim.lr 0.001"] * 2
+    assert points[0][1] == {"train.seed": 1, "optim.lr": 1e-3}
     assert points[3][1] == {"model.inner_tokens": [3, 2], "train.seed": 2, "optim.lr": 1e-3}
     assert ScanConfig.model_validate({"grid": {"train.seed": [1, 2]}}).named_points()[1][0] == "all"
 

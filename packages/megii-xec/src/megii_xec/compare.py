@@ -5,12 +5,14 @@ error, s / √n. The same runs can be evaluated as one ensemble, and each with d
 uncertainties are that they claim.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hep_shared.files import reader_boundary
 from hep_shared.run import RunDir
 from megii_xec.evaluate import evaluate
 
@@ -105,6 +107,8 @@ def evaluate_groups(
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict[str, list[float]]]]:
     """Evaluate the runs of each group as an ensemble, and each run with dropout on.
 
+    Uncertainties that a network gives by itself, because of its loss, are judged beside them.
+
     Args:
         groups: Name of the group that each run belongs to.
         runs: Run directories of trained regressors.
@@ -120,6 +124,8 @@ def evaluate_groups(
     calibrations: dict[str, dict[str, list[float]]] = {}
     for group in dict.fromkeys(groups):
         own = [run for run, name in zip(runs, groups, strict=True) if name == group]
+        for run in own:
+            judge(calibrations, f"{group}, its own σ", evaluated(run))
         todo: list[tuple[str, Path, dict[str, Any]]] = []
         if ensemble and len(own) > 1:
             todo.append((f"{group}, ensemble of {len(own)}", own[0], {"members": own[1:]}))
@@ -131,12 +137,28 @@ def evaluate_groups(
             result = evaluate(run, device=device, pictures=False, **how)
             for column, value in rows_of(result)[NETWORK].items():
                 resolutions.setdefault(name, {}).setdefault(column, []).append(value)
-            for component in UNCERTAIN:
-                if component in result.get("uncertainty", {}):
-                    facts, row = result["uncertainty"][component], calibrations.setdefault(name, {})
-                    row.setdefault(f"{component}: within σ [%]", []).append(100 * facts["coverage68"])
-                    row.setdefault(f"{component}: width of pulls", []).append(facts["pull_width68"])
+            judge(calibrations, name, result)
     return resolutions, calibrations
+
+
+def judge(table: dict[str, dict[str, list[float]]], name: str, result: Mapping[str, Any]) -> None:
+    """Add how true the uncertainties of an evaluation are to a row of a table, if it has any."""
+    for component in UNCERTAIN:
+        if component in result.get("uncertainty", {}):
+            facts, row = result["uncertainty"][component], table.setdefault(name, {})
+            row.setdefault(f"{component}: within σ [%]", []).append(100 * facts["coverage68"])
+            row.setdefault(f"{component}: width of pulls", []).append(facts["pull_width68"])
+
+
+def evaluated(run: Path) -> dict[str, Any]:
+    """Read the evaluation that followed a training; empty if there was none."""
+    found = [run / f"evaluation_{split}.json" for split in ("test", "validation")]
+    file = next((path for path in found if path.exists()), None)
+    if file is None:
+        return {}
+    with reader_boundary(file, remedy=f"run `xec evaluate --run {run}` again"):
+        result: dict[str, Any] = json.loads(file.read_text())
+    return result
 
 
 def has_dropout(run: Path) -> bool:

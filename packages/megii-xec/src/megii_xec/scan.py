@@ -82,15 +82,19 @@ class ScanConfig(StrictModel):
     )
 
     def named_points(self) -> list[tuple[str, Settings]]:
-        """List every point: what its row in the table is called, and its settings."""
+        """List every point: what its row in the table is called, and its settings.
+
+        Seeds change last, so that a scan which ends early has all points of the first seeds.
+        """
         found: list[tuple[str, Settings]] = []
         if self.grid or self.variants:
-            keys = list(self.grid)
-            for variant, own in (self.variants or {"": {}}).items():
-                for values in itertools.product(*self.grid.values()):
-                    settings = {**own, **dict(zip(keys, values, strict=True))}
-                    shown = {key: settings[key] for key in keys if key != SEED}
-                    found.append((_label(variant, shown), settings))
+            seeds = [{SEED: seed} for seed in self.grid.get(SEED, ())] or [{}]
+            others = [key for key in self.grid if key != SEED]
+            for seed in seeds:
+                for variant, own in (self.variants or {"": {}}).items():
+                    for values in itertools.product(*(self.grid[key] for key in others)):
+                        shown = dict(zip(others, values, strict=True))
+                        found.append((_label(variant, shown), {**own, **shown, **seed}))
         if self.random is not None:
             rng = np.random.default_rng(self.random.seed)
             for _ in range(self.random.num_points):
