@@ -242,6 +242,9 @@ class PretrainConfig(TaskConfig):
     )
     use_npho_time_weight: bool = Field(True, description="Weigh times by the square root of the count.")
     decoder_channels: int = Field(128, ge=2, multiple_of=2, description="Channels d of the decoders.")
+    track_train_metrics: bool = Field(
+        False, description="Report the metrics of every face for the training events too."
+    )
     save_predictions_every: int = Field(
         0, ge=0, description="Epochs between ROOT files of guessed sensors while validating; 0 for none."
     )
@@ -264,6 +267,9 @@ class InpaintConfig(TaskConfig):
     use_npho_time_weight: bool = Field(True, description="Weigh times by the square root of the count.")
     face_channels: int = Field(64, ge=8, multiple_of=8, description="Channels of the rectangular heads.")
     hex_channels: int = Field(96, ge=8, multiple_of=8, description="Channels of the hexagonal heads.")
+    track_train_metrics: bool = Field(
+        False, description="Report the metrics of every face for the training events too."
+    )
     save_predictions_every: int = Field(
         10, ge=0, description="Epochs between ROOT files of filled sensors while validating; 0 for none."
     )

@@ -169,6 +169,7 @@ def train(config: Config, *, out: Path, resume: bool, device: str, command: str)
                 "train_loss": cursor.loss_sum / num_batches,
                 "lr": schedule.get_last_lr()[0],
                 "skipped_steps": amp.num_skipped,
+                **task.training_metrics(model, world),
                 **validation,
                 "system/epoch_duration_sec": seconds,
                 "system/throughput_events_per_sec": num_done * config.data.batch_size / seconds,

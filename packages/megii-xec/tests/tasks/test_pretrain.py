@@ -156,6 +156,18 @@ def test_options_give_finite_gradients_everywhere(tiny_config, options):
         assert torch.isfinite(parameter.grad).all(), name
 
 
+def test_training_events_have_metrics_too(tiny_config, tmp_path):
+    config = tiny_config(*KIND, "task.track_train_metrics=true", "train.accumulation_steps=2")
+    first, second = start(config, tmp_path / "run").history()
+    for epoch in (first, second):
+        # Every micro-batch is scored by itself, so the mean of their losses is close to that of all sensors.
+        assert epoch["train_total_loss"] == pytest.approx(epoch["train_loss"], rel=0.1)
+        assert epoch["train_mae_inner_npho"] > 0
+        parts = [epoch[f"train_loss_{face}"] for face in FACES]
+        assert sum(parts) == pytest.approx(epoch["train_total_loss"], rel=1e-5)
+    assert first["train_total_loss"] != second["train_total_loss"]
+
+
 def test_recorded_data_will_do(tiny_config, tmp_path):
     from megii_xec.physics.parameters import SimulationConfig
     from megii_xec.simulate import simulate

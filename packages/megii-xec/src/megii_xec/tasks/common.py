@@ -124,6 +124,11 @@ def calibrate(module: nn.Module, stream: PhotonStream, world: World) -> None:
     """Measure what a fresh network takes from training events; here nothing, see `inpaint.calibrate`."""
 
 
+def training_metrics(module: nn.Module, world: World) -> dict[str, float]:
+    """Numbers of an epoch of training besides its loss; here none, see `pretrain.training_metrics`."""
+    return {}
+
+
 def stamp(config: Config) -> dict[str, str]:
     """What must agree between an encoder and the network that takes it over.
 

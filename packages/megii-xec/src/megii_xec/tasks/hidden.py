@@ -86,6 +86,24 @@ def summarize(
     return metrics
 
 
+class Tally:
+    """Adds up the sums of an epoch of training, so that training has the metrics of a validation too."""
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+
+    def add(self, sums: Tensor) -> None:
+        """Add what `ReconstructionLoss` returned for a batch, shape (faces, 2, 5)."""
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def metrics(self, criterion: ReconstructionLoss, faces: Sequence[str], world: World) -> dict[str, float]:
+        """Return the metrics of `summarize` with `train_` before their names, and begin anew."""
+        sums = torch.zeros(len(faces), 2, 5) if self._sums is None else self._sums
+        self._sums = None
+        found = summarize(criterion, sums, faces, world, world.device)
+        return {f"train_{name}": value for name, value in found.items()}
+
+
 def prediction_file(out: Path | None, every: int, epoch: int, world: World) -> Path | None:
     """Where the predictions of an epoch go.
 

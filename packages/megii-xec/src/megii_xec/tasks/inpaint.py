@@ -33,11 +33,12 @@ from megii_xec.models.inpainter import XecInpainter
 from megii_xec.physics.geometry import FACES, face_ids
 from megii_xec.tasks import common
 from megii_xec.tasks.common import Prepare, build_stream, build_streams, check_stamp, load_encoder, stamp
-from megii_xec.tasks.hidden import prediction_file, summarize, weigh
+from megii_xec.tasks.hidden import Tally, prediction_file, summarize, weigh
 
 __all__ = [
     "FINISH", "InpaintModule", "build_model", "build_stream", "build_streams", "calibrate", "check_stamp",
-    "compute_loss", "hide", "load_encoder", "load_inpainter", "preparation", "stamp", "validate",
+    "compute_loss", "hide", "load_encoder", "load_inpainter", "preparation", "stamp",
+    "training_metrics", "validate",
 ]  # fmt: skip
 
 FINISH = ("evaluate",)
@@ -72,6 +73,7 @@ class InpaintModule(nn.Module):
         self.network = network
         self.criterion = criterion
         self.settings, self.normalization, self.seed = settings, normalization, seed
+        self.tally = Tally() if settings.track_train_metrics else None
         if settings.freeze_encoder:
             network.encoder.requires_grad_(False)
 
@@ -105,6 +107,8 @@ class InpaintModule(nn.Module):
                 by_npho=self.settings.use_npho_time_weight,
             )
         loss, sums = self.criterion(faces)
+        if self.training and self.tally is not None:
+            self.tally.add(sums)
         return loss, sums, guess
 
 
@@ -200,6 +204,22 @@ def compute_loss(forward: nn.Module, batch: PhotonBatch) -> Tensor:
     """
     loss: Tensor = forward(batch.sensors, batch.mask)[0]
     return loss
+
+
+def training_metrics(module: InpaintModule, world: World) -> dict[str, float]:
+    """Metrics of the epoch of training that has ended, where `task.track_train_metrics` asks for them.
+
+    Args:
+        module: The module that was trained.
+        world: This process and its fellows.
+
+    Returns:
+        The metrics of `hidden.summarize` as `train_<metric>`, over the events since the epoch began or was
+        resumed.
+    """
+    if module.tally is None:
+        return {}
+    return module.tally.metrics(module.criterion, FACES, world)
 
 
 @torch.no_grad()

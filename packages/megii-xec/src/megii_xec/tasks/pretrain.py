@@ -36,12 +36,12 @@ from megii_xec.tasks.common import (
     load_encoder,
     stamp,
 )
-from megii_xec.tasks.hidden import prediction_file, summarize, weigh
+from megii_xec.tasks.hidden import Tally, prediction_file, summarize, weigh
 
 __all__ = [
     "FINISH", "PretrainModule", "build_model", "build_stream", "build_streams", "calibrate",
     "check_stamp", "compute_loss", "hide", "load_autoencoder", "load_encoder", "preparation", "stamp",
-    "validate",
+    "training_metrics", "validate",
 ]  # fmt: skip
 
 FINISH = ("evaluate",)  # what can follow a training
@@ -75,6 +75,7 @@ class PretrainModule(nn.Module):
         self.network = network
         self.criterion = criterion
         self.settings, self.normalization, self.seed = settings, normalization, seed
+        self.tally = Tally() if settings.track_train_metrics else None
 
     def forward(self, sensors: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Evaluate network and loss.
@@ -103,6 +104,8 @@ class PretrainModule(nn.Module):
             for face, guess in guesses.items()
         }
         loss, sums = self.criterion(faces)
+        if self.training and self.tally is not None:
+            self.tally.add(sums)
         return loss, sums, guesses
 
 
@@ -183,6 +186,22 @@ def compute_loss(forward: nn.Module, batch: PhotonBatch) -> Tensor:
     """
     loss: Tensor = forward(batch.sensors, batch.mask)[0]
     return loss
+
+
+def training_metrics(module: PretrainModule, world: World) -> dict[str, float]:
+    """Metrics of the epoch of training that has ended, where `task.track_train_metrics` asks for them.
+
+    Args:
+        module: The module that was trained.
+        world: This process and its fellows.
+
+    Returns:
+        The metrics of `hidden.summarize` as `train_<metric>`, over the events since the epoch began or was
+        resumed.
+    """
+    if module.tally is None:
+        return {}
+    return module.tally.metrics(module.criterion, module.network.faces, world)
 
 
 @torch.no_grad()

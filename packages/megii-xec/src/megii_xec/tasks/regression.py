@@ -29,11 +29,20 @@ from megii_xec.models.deploy import PhotonReconstruction
 from megii_xec.models.readout import decode, head_size, num_places
 from megii_xec.models.regressor import XecRegressor
 from megii_xec.tasks import common
-from megii_xec.tasks.common import Prepare, build_stream, calibrate, check_stamp, load_encoder, stamp
+from megii_xec.tasks.common import (
+    Prepare,
+    build_stream,
+    calibrate,
+    check_stamp,
+    load_encoder,
+    stamp,
+    training_metrics,
+)
 
 __all__ = [
     "FINISH", "RegressionModule", "build_model", "build_stream", "build_streams", "calibrate",
-    "check_stamp", "compute_loss", "load_encoder", "load_reconstruction", "preparation", "stamp", "validate",
+    "check_stamp", "compute_loss", "load_encoder", "load_reconstruction", "preparation", "stamp",
+    "training_metrics", "validate",
 ]  # fmt: skip
 
 FINISH = ("export", "evaluate")  # what can follow a training
