@@ -117,6 +117,7 @@ def page():
     rng = np.random.default_rng(0)
     npho = rng.exponential(100, NUM_SENSORS)
     npho[:9] = 1e10
+    npho[9] = -3.0  # noise, and not dead
     event = {
         "npho": npho, "time": rng.uniform(0, 1e-8, NUM_SENSORS), "title": "run 1, event </script><b>2",
         "truth": {"uvwFI": np.array([1.0, 2.0, 3.0]), "energy": np.array([0.05])}, "reco": None,
@@ -158,4 +159,5 @@ globalThis.Option = class {};
     file.write_text(f"{stub}{{{script}}}\nconsole.log(JSON.stringify(calls));")
     done = subprocess.run(["node", str(file)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"fillRect": NUM_SENSORS, "arc": 1}
+    # Squares for SiPMs, 220 steps of the colour scale and one colour explained; discs for tubes, and one marker.
+    assert json.loads(done.stdout) == {"fillRect": 4092 + 220 + 1, "arc": NUM_SENSORS - 4092 + 1}

@@ -50,7 +50,8 @@ def _describe(event: Mapping[str, Any]) -> dict[str, Any]:
     delay = np.where(timed, 1e9 * (time - (time[timed].min() if timed.any() else 0.0)), -1.0)
     return {
         "title": str(event.get("title", "")),
-        "npho": np.where(alive, np.round(np.where(alive, npho, 0)), -1).clip(-1).astype(int).tolist(),
+        # Noise can be below zero; -1 says that a sensor is dead.
+        "npho": np.where(alive, np.round(np.where(alive, npho, 0)).clip(0), -1).astype(int).tolist(),
         "time": np.round(delay, 2).tolist(),
         "truth": _point(event.get("truth")),
         "reco": _point(event.get("reco")),

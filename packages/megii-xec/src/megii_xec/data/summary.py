@@ -64,8 +64,8 @@ def summarize_file(path: StrPath) -> dict[str, Any]:
                 known = values[np.abs(values.astype(np.float64)) <= INVALID_ABOVE]
                 if known.size:
                     low[name], high[name] = (
-                        min(low[name], float(known.min())),
-                        max(high[name], float(known.max())),
+                        min(low[name], known.min().item()),
+                        max(high[name], known.max().item()),
                     )
     sensors = num_entries * NUM_SENSORS
     return {
