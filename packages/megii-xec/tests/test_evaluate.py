@@ -159,5 +159,5 @@ globalThis.Option = class {};
     file.write_text(f"{stub}{{{script}}}\nconsole.log(JSON.stringify(calls));")
     done = subprocess.run(["node", str(file)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    # Squares for SiPMs, 220 steps of the colour scale and one colour explained; discs for tubes, and one marker.
+    # Squares for SiPMs, 220 steps of the colour scale, one colour explained; discs for tubes, and a marker.
     assert json.loads(done.stdout) == {"fillRect": 4092 + 220 + 1, "arc": NUM_SENSORS - 4092 + 1}

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import pathlib
 import shutil
 import sys
 import types
@@ -332,7 +333,8 @@ class FakeClient:
     def get_experiment_by_name(self, name):
         return None
 
-    def create_experiment(self, name):
+    def create_experiment(self, name, artifact_location):
+        assert artifact_location.endswith("mlflow.db.artifacts")
         return "1"
 
     def search_runs(self, experiments, filter_string):
@@ -342,10 +344,13 @@ class FakeClient:
     def create_run(self, experiment, run_name, tags):
         run = types.SimpleNamespace(
             info=types.SimpleNamespace(run_id=str(len(self.runs)), status="RUNNING"),
-            data=types.SimpleNamespace(tags=dict(tags), params={}, metrics=[]),
+            data=types.SimpleNamespace(tags=dict(tags), params={}, metrics=[], files=[]),
         )
         self.runs[run.info.run_id] = run
         return run
+
+    def log_artifact(self, run, path, folder):
+        self.runs[run].data.files.append((pathlib.Path(path).name, folder))
 
     def log_param(self, run, key, value):
         self.runs[run].data.params[key] = value
@@ -374,7 +379,12 @@ def test_histories_are_replayed_once(run, tracker, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     assert mlflow_sync([copy], tmp_path / "mlflow.db")["num_added"] == 1
-    assert mlflow_sync([copy], tmp_path / "mlflow.db")["num_added"] == 0
+    (copy / "figures").mkdir(exist_ok=True)
+    (copy / "figures" / "curves.pdf").write_text("a picture")
+    (copy / "evaluation_test.json").write_text("{}")
+    for _ in range(2):  # the second time there is nothing new
+        assert mlflow_sync([copy], tmp_path / "mlflow.db")["num_added"] == 0
+    assert tracker["0"].data.files == [("evaluation_test.json", None), ("curves.pdf", "figures")]
     directory = RunDir.open(copy)
     directory.log({"step": 99, "val_loss": 0.5, "total": None})
     assert mlflow_sync([copy, run], tmp_path / "mlflow.db")["num_added"] == 2

@@ -1,4 +1,4 @@
-"""`xec mlflow-sync`: the histories of runs, copied into one MLflow database by one writer.
+"""`xec mlflow-sync`: the histories and figures of runs, copied into one MLflow database by one writer.
 
 Trainings never write to a common database: SQLite locks, and a lock must not stop a training. The run
 directory is the truth; this program replays it whenever one wants to look. It can run again at any time and
@@ -18,12 +18,13 @@ from hep_shared.files import make_directory
 from hep_shared.run import RunDir
 
 EXPERIMENT = "megii-xec"
-RUN_TAG, COUNT_TAG = "xec.run", "xec.records"
+RUN_TAG, COUNT_TAG, FILES_TAG = "xec.run", "xec.records", "xec.files"
+ARTIFACTS = ("evaluation_*.json", "figures/*.pdf")
 MAX_PARAM_LENGTH = 500  # what every backend of MLflow stores
 
 
 def mlflow_sync(runs: Sequence[Path], database: Path) -> dict[str, Any]:
-    """Copy histories.
+    """Copy histories, and the evaluations and figures there are.
 
     Args:
         runs: Run directories.
@@ -39,7 +40,11 @@ def mlflow_sync(runs: Sequence[Path], database: Path) -> dict[str, Any]:
     client = _client(database)
     with _single_writer(database):
         experiment = client.get_experiment_by_name(EXPERIMENT)
-        number = client.create_experiment(EXPERIMENT) if experiment is None else experiment.experiment_id
+        if experiment is None:
+            beside = database.resolve().with_name(f"{database.name}.artifacts").as_uri()
+            number = client.create_experiment(EXPERIMENT, artifact_location=beside)
+        else:
+            number = experiment.experiment_id
         added = sum(_replay(client, number, directory) for directory in directories)
     return {"database": database, "num_runs": len(directories), "num_added": added}
 
@@ -71,10 +76,11 @@ def _replay(client: Any, experiment: str, directory: RunDir) -> int:
     name = str(directory.path.resolve())
     found = client.search_runs([experiment], filter_string=f"tags.`{RUN_TAG}` = '{name}'")
     if found:
-        identity, done = found[0].info.run_id, int(found[0].data.tags.get(COUNT_TAG, "0"))
+        identity, tags = found[0].info.run_id, found[0].data.tags
+        done, copied = int(tags.get(COUNT_TAG, "0")), tags.get(FILES_TAG, "")
     else:
         created = client.create_run(experiment, run_name=directory.path.name, tags={RUN_TAG: name})
-        identity, done = created.info.run_id, 0
+        identity, done, copied = created.info.run_id, 0, ""
         for key, value in flatten(directory.config):
             client.log_param(identity, key, str(value)[:MAX_PARAM_LENGTH])
     records = directory.history()
@@ -82,6 +88,13 @@ def _replay(client: Any, experiment: str, directory: RunDir) -> int:
         for key, value in record.items():
             if key != "step" and isinstance(value, int | float) and math.isfinite(value):
                 client.log_metric(identity, key, float(value), step=int(record.get("step", 0)))
+    files = [file for pattern in ARTIFACTS for file in sorted(directory.path.glob(pattern))]
+    newest = str(max((file.stat().st_mtime_ns for file in files), default=""))
+    if newest != copied:
+        for file in files:
+            folder = file.parent.relative_to(directory.path).as_posix()
+            client.log_artifact(identity, str(file), None if folder == "." else folder)
+        client.set_tag(identity, FILES_TAG, newest)
     # A run that was resumed may have fewer records than were copied; the count follows it.
     client.set_tag(identity, COUNT_TAG, str(len(records)))
     if records and records[-1].get("epoch") == directory.config.get("train", {}).get("epochs"):
