@@ -21,9 +21,9 @@ from typing import Any, ParamSpec, Protocol
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from hep_shared.files import atomic_path
@@ -413,15 +413,14 @@ def truth_vs_prediction(values: Mapping[str, tuple[FloatArray, FloatArray]]) -> 
         margin = 0.05 * (high - low) or 1.0
         edges = np.linspace(low - margin, high + margin, 81)
         counts, _, _ = np.histogram2d(x, y, (edges, edges))
-        image = ax.pcolormesh(
-            edges,
-            edges,
-            np.ma.masked_equal(counts.T, 0),
-            norm=LogNorm(1, max(counts.max(), 2)),
-            rasterized=True,
-        )
+        largest = max(counts.max(), 2)
+        few = largest < 20
+        norm = Normalize(1, largest) if few else LogNorm(1, largest)
+        image = ax.pcolormesh(edges, edges, np.ma.masked_equal(counts.T, 0), norm=norm, rasterized=True)
         ax.plot(edges[[0, -1]], edges[[0, -1]], "--", color=COLORS[1], linewidth=1)
-        figure.colorbar(image, ax=ax, label="events", pad=0.02)
+        ticks = MaxNLocator(5, integer=True) if few else LogLocator()
+        bar = figure.colorbar(image, ax=ax, label="events", pad=0.02, ticks=ticks, format="%g")
+        bar.ax.yaxis.set_minor_formatter(NullFormatter())
         hidden = f"{len(x) - int(counts.sum()):,} outside, {len(finite) - len(x):,} missing"
         ax.set_title(hidden, fontsize=8, color=GREY, loc="right", pad=3)
         ax.set(
