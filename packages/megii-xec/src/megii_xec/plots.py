@@ -216,19 +216,20 @@ def training_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
     figure, axes = _grid(len(panels), 4.4, 3.2)
     val_step, val_loss = _series(records, "val_loss")
     for ax, (label, curves) in zip(axes, panels, strict=True):
-        smallest = np.inf
+        smallest, largest = np.inf, 0.0
         for (key, name), color, line in zip(curves.items(), COLORS, LINES, strict=False):
             step, value = _series(records, key)
             if len(step):
                 marker = "o" if len(step) < 50 else None
                 ax.plot(step, value, line, color=color, marker=marker, markersize=3.5, label=name)
-                smallest = min(smallest, value.min())
+                smallest, largest = min(smallest, value.min()), max(largest, value.max())
         if len(val_loss) and "lr" not in curves:
             best = val_step[np.argmin(val_loss)]
             text = f"best: step {best:,.0f}" if label == "loss" else None
             ax.axvline(best, color=GREY, linestyle=":", linewidth=1.2, zorder=0, label=text)
-        if label == "loss" and 0 < smallest < np.inf:
-            ax.set_yscale("log")
+        if label == "loss":
+            if smallest > 0 and largest > 3 * smallest:  # else there would be no power of ten to write
+                ax.set_yscale("log")
         elif 0 <= smallest < np.inf:
             ax.set_ylim(bottom=0)
         if len(ax.get_legend_handles_labels()[0]) > 1:
