@@ -160,13 +160,14 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Compare a run with the conventional reconstruction and draw its pictures."""
+    from megii_xec.evaluate import brief
     from megii_xec.evaluate import evaluate as work
 
     result = work(
         run, split=split, device=device, checkpoint=checkpoint, inputs=input_ or (), mc_passes=mc_dropout,
         members=ensemble or (), pictures=pictures,
     )  # fmt: skip
-    print_result(result, as_json)
+    print_result(result if as_json else brief(run, result), as_json)
 
 
 @app.command()

@@ -45,6 +45,11 @@ SIGNED_STATISTIC: Literal["width68"] = "width68"
 DISTANCE_STATISTIC: Literal["percentile68"] = "percentile68"
 Arrays = dict[str, NDArray[Any]]
 
+# The metrics that a finished training prints; all of them are in the run directory.
+HEADLINE = (
+    "val_resolution_deg", "energy_resolution_percent", "timing_width68", "u_width68", "v_width68", "w_width68"
+)  # fmt: skip
+
 # Bin edges of the profiles, in the units of the data files.
 EDGES: dict[str, NDArray[np.float64]] = {
     "theta": np.linspace(60.0, 120.0, 9),
@@ -405,3 +410,30 @@ def energy_fits(profiles: dict[str, metrics.Profile]) -> dict[str, metrics.Energ
                 profile.centers[filled], profile.width[filled] / 100, error[filled] / 100
             )
     return fits
+
+
+def headline(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The few numbers of an evaluation that a finished training prints."""
+    if "maps" in evaluation:  # of an inpainter: mean errors of filled-in sensors, photons
+        return {
+            name: {method: values["mae_npho"] for method, values in methods.items()}
+            for name, methods in evaluation["maps"].items()
+        }
+    return {
+        kind: {name: evaluation[kind][name] for name in HEADLINE if name in evaluation[kind]}
+        for kind in ("network", "conventional")
+    }
+
+
+def brief(run: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """What goes to the terminal of an evaluation, and where the rest of it is."""
+    uncertain = {
+        name: {"within_sigma_percent": 100 * facts["coverage68"], "pull_width68": facts["pull_width68"]}
+        for name, facts in evaluation.get("uncertainty", {}).items()
+    }
+    return {
+        "run": run,
+        **headline(evaluation),
+        **({"uncertainty": uncertain} if uncertain else {}),
+        "all_numbers": run / f"evaluation_{evaluation['split']}.json",
+    }

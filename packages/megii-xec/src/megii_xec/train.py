@@ -29,17 +29,13 @@ from hep_shared.schedule import cosine_with_warmup
 from hep_shared.seed import seed_everything, seed_step
 from hep_shared.signals import StopTraining, stop_flag
 from megii_xec.config import Config
-from megii_xec.evaluate import evaluate
+from megii_xec.evaluate import evaluate, headline
 from megii_xec.export import export
 from megii_xec.simulate import simulate
 from megii_xec.tasks import TASKS
 
 log = logging.getLogger(__name__)
 NUM_SIMULATED_FILES = 20  # of which 14 are for training, 2 for validation and 4 for the test
-# The metrics that a finished training prints; all of them are in the run directory.
-HEADLINE = (
-    "val_resolution_deg", "energy_resolution_percent", "timing_width68", "u_width68", "v_width68", "w_width68"
-)  # fmt: skip
 
 
 def train(config: Config, *, out: Path, resume: bool, device: str, command: str) -> dict[str, Any]:
@@ -255,19 +251,6 @@ def finish(config: Config, run: RunDir, device: str) -> dict[str, Any]:
         if config.train.pictures:
             result["figures"] = run.path / "figures"
     return result
-
-
-def headline(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """The few numbers of an evaluation that a finished training prints."""
-    if "maps" in evaluation:  # of an inpainter: mean errors of filled-in sensors, photons
-        return {
-            name: {method: values["mae_npho"] for method, values in methods.items()}
-            for name, methods in evaluation["maps"].items()
-        }
-    return {
-        kind: {name: evaluation[kind][name] for name in HEADLINE if name in evaluation[kind]}
-        for kind in ("network", "conventional")
-    }
 
 
 def memory_metrics(device: torch.device) -> dict[str, float]:
