@@ -138,6 +138,12 @@ def test_report_is_one_page(run, tmp_path):
     assert "energy, 68 % width" in page
     assert page.count("data:image/png;base64,") >= 6
     assert 'src="http' not in page
+    assert "Side by side" not in page
+    shutil.copytree(run, tmp_path / "other")
+    ok("report", run, tmp_path / "other", "--out", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    lines = page[page.index("Side by side") : page.index(f"<h2>{run.name}</h2>")].count("<tr>")
+    assert lines == 4  # heading, two runs, the conventional values
 
 
 def test_from_pretraining_to_inpainting_to_one_report(settings, run, photons, tmp_path):

@@ -62,9 +62,38 @@ def report(runs: Sequence[Path], out: Path) -> dict[str, object]:
         loader=PackageLoader("megii_xec", "templates"), autoescape=True, undefined=StrictUndefined
     )
     entries = [describe(run) for run in runs]
-    page = environment.get_template("report.html").render(runs=entries)
+    page = environment.get_template("report.html").render(runs=entries, together=side_by_side(runs))
     atomic_write_text(out, page)
     return {"output": out, "num_runs": len(entries)}
+
+
+def side_by_side(runs: Sequence[Path]) -> list[list[str]]:
+    """One line of resolutions a regression, a heading above and the conventional values below.
+
+    Args:
+        runs: Run directories.
+
+    Returns:
+        Lines of cells; none if fewer than two runs are regressions that were evaluated on their test events.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in runs:
+        file = path / "evaluation_test.json"
+        if file.exists():
+            with reader_boundary(file, remedy="evaluate the run again"):
+                evaluation = json.loads(file.read_text())
+            if "network" in evaluation:
+                found[path.name] = evaluation
+    if len(found) < 2:
+        return []
+    shown = [row for row in ROWS if any(row[0] in evaluation["network"] for evaluation in found.values())]
+    heading = ["run", *(f"{label.partition(',')[0]} [{unit}]" for _, label, unit in shown)]
+    lines = [
+        [name, *(interval(evaluation["network"], metric) for metric, _, _ in shown)]
+        for name, evaluation in found.items()
+    ]
+    first = next(iter(found.values()))["conventional"]
+    return [heading, *lines, ["conventional", *(interval(first, metric) for metric, _, _ in shown)]]
 
 
 def describe(path: Path) -> dict[str, Any]:
