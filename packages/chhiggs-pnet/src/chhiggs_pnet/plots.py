@@ -103,8 +103,8 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     panels[0].legend()
     by_point = sorted(name for name in history[-1] if name.startswith("val_auc_"))
     for number, name in enumerate(by_point):
-        label = None if number else "one point each"
-        panels[1].plot(epoch, [r.get(name) for r in history], color=GREY, lw=0.8, alpha=0.6, label=label)
+        shown = None if number else "one point each"
+        panels[1].plot(epoch, [r.get(name) for r in history], color=GREY, lw=0.8, alpha=0.6, label=shown)
     mean = [r.get("val_auc") for r in history]
     panels[1].plot(epoch, mean, color=COLORS[1], label="mean of the points", marker=marker, ms=4)
     panels[1].set(xlabel="epoch", ylabel="AUC on validation events")
