@@ -160,6 +160,12 @@ def test_another_kind_discards_the_keys_of_the_former_one(load):
     assert load("graph", None, "model.num_heads=2").model == Graph(num_heads=2)
 
 
+def test_kinds_that_one_model_serves_share_their_keys(load):
+    wanted = Graph(kind="hypergraph", num_heads=8)
+    assert load("graph", None, "model.kind=hypergraph").model == wanted
+    assert load("small", "extra: {num_heads: 8}", "extra.kind=hypergraph").extra == wanted
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_order_of_set_items_does_not_matter_to_a_change_of_kind(load, order):
     items = ["model.num_heads=2", "model.kind=hypergraph"][::order]

@@ -1,7 +1,7 @@
 """Configurations: pydantic models filled from defaults < preset < file < ``--set a.b=1``.
 
-Mappings are merged key by key. Where a section is a union discriminated by ``kind``, choosing another kind
-discards what lower layers said about the former one. A preset or file may name a preset to start from with
+Mappings are merged key by key. Where a section is a union discriminated by ``kind``, choosing another member
+discards what lower layers said about the former one; kinds that one model serves share their keys. A preset or file may name a preset to start from with
 ``base: NAME``. Every mistake becomes one sentence that names its source, the dotted key, the value received,
 what is allowed and the nearest valid key.
 """
@@ -201,9 +201,9 @@ def _merge(lower: Data, upper: Data, options: list[Any]) -> Data:
             merged[key] = value
             continue
         kind_below = below.get("kind") if isinstance(below, dict) else None
-        kind = value.get("kind", kind_below)
-        children = of_kind(children_of(options, key), kind)
-        if not isinstance(below, dict) or kind != kind_below:
+        known = children_of(options, key)
+        children = of_kind(known, value.get("kind", kind_below))
+        if not isinstance(below, dict) or children != of_kind(known, kind_below):
             below = _defaults(children[0]) if len(children) == 1 and is_model(children[0]) else {}
         merged[key] = _merge(below, value, children)
     return merged
