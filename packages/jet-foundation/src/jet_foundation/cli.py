@@ -100,6 +100,9 @@ def preprocess(
     max_particles: Annotated[
         int, typer.Option(min=1, help="Longer jets lose their softest particles.")
     ] = MAX_PARTICLES,
+    fractions: Annotated[
+        tuple[float, float, float], typer.Option(help="Shares of training, validation and test.")
+    ] = (0.8, 0.1, 0.1),
     classes: Annotated[
         list[str] | None,
         typer.Option("--class", help="Class name of a padded sample, in the order of labels; repeatable."),
@@ -111,8 +114,8 @@ def preprocess(
     from jet_foundation.data.preprocess import preprocess as work
 
     info = work(
-        input_, out, jets_per_class=jets_per_class, feature_set=feature_set, scheme=scheme,
-        max_particles=max_particles, classes=classes, seed=seed,
+        input_, out, jets_per_class=jets_per_class, fractions=fractions, feature_set=feature_set,
+        scheme=scheme, max_particles=max_particles, classes=classes, seed=seed,
     )  # fmt: skip
     facts = {"classes": len(info.classes), "feature_set": info.feature_set, "num_jets": info.num_jets}
     print_result({"out": out, **facts, "mean_num_particles": info.mean_num_particles}, as_json)

@@ -56,12 +56,11 @@ def test_an_epoch_holds_every_jet_once_and_epochs_differ(dataset: JetDataset) ->
     assert loader.epoch == 2
 
 
-def test_batches_hold_jets_of_similar_length(dataset: JetDataset) -> None:
+def test_batches_look_like_the_whole_sample(dataset: JetDataset) -> None:
+    # Batches of similar jets would give each batch normalisation other statistics than inference has.
     lengths = dataset.num_particles
-    spread = [np.ptp(lengths[batch]) for batch in numbers(JetLoader(dataset, 8, seed=5))]
-    assert np.mean(spread) < 0.4 * np.ptp(lengths)
-    longest = [lengths[batch].max() for batch in numbers(JetLoader(dataset, 8, seed=5))]
-    assert longest != sorted(longest), "the order of the batches must be random"
+    means = [lengths[batch].mean() for batch in numbers(JetLoader(dataset, 16, seed=5))]
+    assert np.std(means) < 1.6 * np.std(lengths) / 16**0.5
 
 
 @pytest.mark.parametrize("stop", [0, 1, 7, 19, 20, 33])
@@ -84,9 +83,7 @@ def test_processes_share_an_epoch_and_may_change_in_number(dataset: JetDataset) 
     assert sorted(n for share in shares for batch in share for n in batch) == list(range(160))
     one = numbers(JetLoader(dataset, 16, seed=5))
     for a, b, both in zip(*shares, one, strict=True):
-        assert sorted(a + b) == sorted(both)
-    for a, b in zip(*shares, strict=True):
-        assert abs(dataset.num_particles[a].max() - dataset.num_particles[b].max()) < 25
+        assert a + b == both
     alone = JetLoader(dataset, 16, seed=5)
     alone.load_state_dict(two[0].state_dict() | {"step": 4, "epoch": 0})
     assert numbers(alone) == one[4:]

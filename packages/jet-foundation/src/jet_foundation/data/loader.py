@@ -1,11 +1,11 @@
-"""Batches of jets of similar length, in an order that can be continued at any point.
+"""Batches of jets, in an order that can be continued at any point.
 
-    epoch order   Philox permutation of (seed, epoch)
-    bucketing     windows of 32 batches are sorted by length, cut into batches, and dealt in random order
+    epoch order   Philox permutation of (seed, epoch), cut into batches
 
 A batch is a function of (seed, epoch, step) alone. The cursor is the pair (epoch, step), so a resumed run, or
-one with another number of processes, continues with exactly the jets it has not seen. Sorting within windows
-halves the padding and keeps the batches random.
+one with another number of processes, continues with exactly the jets it has not seen. Jets are not sorted by
+length: the batch normalisation of the networks would then see other statistics in each batch than on average,
+and what is learned would not hold for jets that come as they lie.
 
 Dimensions: B jets, N particles, F features, S numbers per jet.
 """
@@ -32,7 +32,6 @@ from jet_foundation.physics.jet_table import Jets, concatenate
 Array = NDArray[Any]
 
 SCALARS = ("pt", "eta", "phi", "energy", "mass", "sdmass")
-_WINDOW_BATCHES = 32
 _PAD_MULTIPLE = 4
 
 
@@ -329,20 +328,9 @@ class Loader(Generic[BatchType]):
         return self._order[1][step * self.world_size + self.rank]
 
     def _epoch_batches(self, epoch: int) -> list[Array]:
-        """All batches of an epoch; neighbours of `world_size` batches have similar lengths."""
+        """All batches of an epoch; `world_size` neighbours are one step of all processes."""
         order = epoch_permutation(self.seed, epoch, len(self.dataset))
-        group = self.batch_size * self.world_size
-        order = order[: len(self) * group]
-        lengths = self.dataset.num_particles
-        batches: list[Array] = []
-        for start in range(0, len(order), _WINDOW_BATCHES * group):
-            window = order[start : start + _WINDOW_BATCHES * group]
-            window = window[np.argsort(lengths[window], kind="stable")].reshape(-1, group)
-            # The permutation of the jets also decides the order of the groups: no further random numbers.
-            window = window[np.argsort(order[start : start + len(window)], kind="stable")]
-            # Jets go to the batches of a group in turn, so that all processes get the same lengths.
-            batches += [row[rank :: self.world_size] for row in window for rank in range(self.world_size)]
-        return batches
+        return list(order[: len(self) * self.batch_size * self.world_size].reshape(-1, self.batch_size))
 
     def __iter__(self) -> Iterator[BatchType]:
         """Yield the rest of the epoch and move the cursor; the next iteration starts the next epoch."""
