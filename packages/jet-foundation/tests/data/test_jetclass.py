@@ -85,6 +85,8 @@ def test_labels_are_taken_by_name(make_file: MakeFile) -> None:
     ("changes", "message"),
     [
         ({"part_energy": "part_e"}, r"branch 'part_energy': is missing; rename 'part_e'"),
+        ({"part_px": "part_Px"}, r"branch 'part_px': is missing; rename 'part_Px'"),
+        ({"part_px": None}, r"branch 'part_px': is missing; give a file that holds it"),
         ({"label_QCD": lambda c: c * 0.5}, r"branch 'label_QCD', entry 0: the label is 0\.5, not 0 or 1"),
         ({"label_QCD": lambda c: c * 0}, r"branch 'label_QCD', entry 0: the jet has 0 labels"),
         ({"part_px": set_first(3, np.nan)}, r"branch 'part_px', entry 3: particle 0: the value is nan"),

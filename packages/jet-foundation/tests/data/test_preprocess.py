@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,14 @@ def test_mistakes_are_explained(files: Path, tmp_path: Path, samples: Path) -> N
     preprocess([files], tmp_path / "set")
     with pytest.raises(UserError, match="already holds a data set"):
         preprocess([files], tmp_path / "set")
+
+
+def test_half_an_identity_is_not_silently_left_out(make_file: Callable[..., Path], tmp_path: Path) -> None:
+    path = make_file(part_isPhoton=None)
+    with pytest.raises(InputFileError, match="'part_isPhoton': is missing"):
+        preprocess([path], tmp_path / "set")
+    with pytest.raises(UserError, match="Class H4q has 0 jets"):  # read, though too few for a data set
+        preprocess([path], tmp_path / "kin", feature_set="kin")
 
 
 def test_a_damaged_shard_is_refused(files: Path, tmp_path: Path) -> None:

@@ -1,7 +1,13 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from hep_shared.errors import UserError
+from jet_foundation.data.jetclass import iter_jetclass
 from jet_foundation.physics import fourvectors as fv
 from jet_foundation.physics import pythia
 from jet_foundation.physics.jet_table import Jets, concatenate, from_padded
@@ -44,3 +50,15 @@ def test_multiplicities_are_those_of_real_jets(z_jets: Jets, samples: object) ->
         real = from_padded(p4, file["mask"], file["labels"])
     real = real.take(np.isin(real.labels, [CLASSES.index(name) for name in ("Zqq", "Wqq", "Hcc")]))
     assert z_jets.num_particles.mean() == pytest.approx(real.num_particles.mean(), rel=0.15)
+
+
+def test_the_program_writes_every_class_and_nothing_but_its_result(tmp_path: Path) -> None:
+    pytest.importorskip("pythia8mc", reason="the extra `pythia` is not installed")
+    pytest.importorskip("fastjet", reason="the extra `pythia` is not installed")
+    command = ["simulate", "--engine", "pythia", "--num-jets", "10", "--out", str(tmp_path), "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "jet_foundation.cli", *command], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["num_files"] == 10
+    labels = [next(iter_jetclass(path)).labels for path in sorted(tmp_path.glob("*.root"))]
+    assert sorted(np.concatenate(labels)) == list(range(10))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hep_shared.errors import InputFileError
+from jet_foundation.data import schema
 from jet_foundation.physics.jet_table import Jets
 
 Array = NDArray[Any]
@@ -33,9 +34,11 @@ def missing_branch(path: str | PathLike[str], name: str, present: Iterable[str])
     Returns:
         The error, which names the closest match.
     """
-    group = name.split("_")[0]  # a particle branch was hardly renamed to a jet branch
-    alike = [other for other in present if other.split("_")[0] == group]
-    close = difflib.get_close_matches(name, alike, n=1, cutoff=0.5)
+    # A name with a meaning of its own is no misspelling, and a particle branch hardly became a jet branch.
+    known = {branch.name for branch in schema.BRANCHES}
+    group = name.split("_")[0]
+    alike = {other.lower(): other for other in present if other.split("_")[0] == group and other not in known}
+    close = [alike[found] for found in difflib.get_close_matches(name.lower(), alike, n=1, cutoff=0.5)]
     remedy = f"rename '{close[0]}' if it means the same" if close else "give a file that holds it"
     return InputFileError(path, "is missing", remedy, branch=name)
 

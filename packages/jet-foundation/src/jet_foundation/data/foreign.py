@@ -208,7 +208,7 @@ def read_quark_gluon(path: Path) -> Jets:
         ],
         axis=-1,
     )
-    charge = (table[..., 1] * np.sign(x[..., 3])).astype(np.int64)
+    charge = (table[..., 1] * np.where(x[..., 3] < 0, -1, 1)).astype(np.int64)
     by_pt = np.argsort(np.where(real, -x[..., 0], np.inf), axis=1, kind="stable")
     jets = from_padded(p4, real, labels)
     kept = np.take_along_axis(real, by_pt, axis=1)

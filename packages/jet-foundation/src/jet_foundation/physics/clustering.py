@@ -7,7 +7,9 @@ FastJet (arXiv:1111.6097) does the work through its Python package, the optional
 Dimensions: K objects of all events, J jets.
 """
 
+import functools
 import importlib
+import os
 from typing import Any
 
 import numpy as np
@@ -26,14 +28,24 @@ ETA_MAX = 2.0
 PZ_MAX_GEV = 10_000.0  # constituents beyond are left out, as JetClass does
 
 
+@functools.cache
 def _fastjet() -> Any:
     try:
-        return importlib.import_module("fastjet")
+        fastjet = importlib.import_module("fastjet")
     except ImportError as error:
         raise UserError(
             "Clustering needs FastJet, which is not installed; "
             "install `jet-foundation[pythia]` or use --engine toy."
         ) from error
+    # FastJet introduces itself once, on standard output, where results go: let it do so on standard error.
+    output = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        importlib.import_module("fastjet._swig").ClusterSequence.print_banner()
+    finally:
+        os.dup2(output, 1)
+        os.close(output)
+    return fastjet
 
 
 def _momenta(p4: Array, counts: Array) -> Any:
