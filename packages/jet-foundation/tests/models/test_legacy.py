@@ -9,7 +9,7 @@ from hep_shared.config import load_config
 from jet_foundation.config import PRESETS, Config
 from jet_foundation.losses import ConservationWeights, conservation_loss
 from jet_foundation.metrics import legacy as metrics
-from jet_foundation.models import legacy
+from jet_foundation.models import legacy, legacy_heads
 from jet_foundation.models.encoder import num_parameters
 from jet_foundation.physics import fourvectors as fv
 
@@ -38,11 +38,11 @@ def head_size(module, encoder):
 def test_parameters_of_every_part(encoder):
     sizes = {
         "encoder": num_parameters(encoder),
-        "classification": head_size(legacy.LegacyClassifier(encoder, 10), encoder),
-        "regression": head_size(legacy.LegacyRegressor(encoder), encoder),
-        "pretrain": head_size(legacy.LegacyMaskedModel(encoder), encoder),
-        "generation": num_parameters(legacy.LegacyCvae(128)),
-        "super_resolution": head_size(legacy.LegacySuperResolution(encoder, 128), encoder),
+        "classification": head_size(legacy_heads.LegacyClassifier(encoder, 10), encoder),
+        "regression": head_size(legacy_heads.LegacyRegressor(encoder), encoder),
+        "pretrain": head_size(legacy_heads.LegacyMaskedModel(encoder), encoder),
+        "generation": num_parameters(legacy_heads.LegacyCvae(128)),
+        "super_resolution": head_size(legacy_heads.LegacySuperResolution(encoder, 128), encoder),
     }
     assert sizes == {
         "encoder": 1_599_854, "classification": 135_178, "regression": 99_329, "pretrain": 104_452,
@@ -163,7 +163,7 @@ def test_the_mass_is_mostly_the_energy(jetful):
 
 def test_the_cvae_is_squared_error_and_divergence():
     torch.manual_seed(0)
-    model = legacy.LegacyCvae(16)
+    model = legacy_heads.LegacyCvae(16)
     x, mask, condition = torch.randn(3, 5, 4), torch.ones(3, 5, dtype=torch.bool), torch.randn(3, 16)
     loss = model.loss(x, mask, condition, torch.Generator().manual_seed(5))
     context = condition[:, None].expand(-1, 5, -1)

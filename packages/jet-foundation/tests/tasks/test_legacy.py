@@ -9,7 +9,7 @@ import torch
 from hep_shared.config import load_config
 from jet_foundation.config import PRESETS, Config
 from jet_foundation.export import export
-from jet_foundation.models import legacy
+from jet_foundation.models import legacy, legacy_heads
 from jet_foundation.tasks import TASKS, common
 from jet_foundation.tasks.super_resolution import LegacySuperResolutionModule
 from jet_foundation.train import train
@@ -107,7 +107,7 @@ def test_super_resolution_compares_slot_by_slot(tiny_config):
 def test_generation_uses_four_numbers(tiny_config):
     config = tiny_config("task.kind=generation", "task.generator=cvae", "model.kind=legacy")
     network = TASKS["generation"].build_model(config).network
-    assert isinstance(network.generator, legacy.LegacyCvae)
+    assert isinstance(network.generator, legacy_heads.LegacyCvae)
     batch = next(common.build_stream(config, "train").batches())
     numbers = network.encode(batch.p4, batch.valid_mask)
     expected = network.coordinates.encode(batch.p4, batch.valid_mask, batch.valid_mask)

@@ -28,7 +28,8 @@ from jet_foundation.losses import classification_loss
 from jet_foundation.metrics import classification as metrics
 from jet_foundation.models.classifier import JetClassifier
 from jet_foundation.models.deploy import JetClassification
-from jet_foundation.models.legacy import LegacyClassifier, LegacyEncoder
+from jet_foundation.models.legacy import LegacyEncoder
+from jet_foundation.models.legacy_heads import LegacyClassifier
 from jet_foundation.tasks.common import (
     attention_of,
     build_encoder,

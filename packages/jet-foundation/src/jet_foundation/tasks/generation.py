@@ -24,7 +24,8 @@ from jet_foundation.metrics.legacy import legacy_generation_metrics
 from jet_foundation.models.coordinates import Coordinates, axis_of
 from jet_foundation.models.encoder import JetEncoder
 from jet_foundation.models.generators import CloudFlow, ParticleCvae
-from jet_foundation.models.legacy import LegacyCvae, LegacyEncoder
+from jet_foundation.models.legacy import LegacyEncoder
+from jet_foundation.models.legacy_heads import LegacyCvae
 from jet_foundation.tasks.common import build_encoder, num_features, padded_rows, read_stamp, stamp
 
 HEADLINE = ("w1_mass_gev", "w1_pt_share", "fpd", "coverage")

@@ -24,7 +24,8 @@ from jet_foundation.losses import ConservationWeights, conservation_loss
 from jet_foundation.metrics.masked import masked_particle_metrics
 from jet_foundation.models.coordinates import Coordinates, axis_of
 from jet_foundation.models.heads import MaskedParticleModel
-from jet_foundation.models.legacy import LegacyEncoder, LegacyMaskedModel
+from jet_foundation.models.legacy import LegacyEncoder
+from jet_foundation.models.legacy_heads import LegacyMaskedModel
 from jet_foundation.models.masking import choose_hidden
 from jet_foundation.physics import fourvectors as fv
 from jet_foundation.tasks.common import build_encoder, num_features, read_stamp, stamp

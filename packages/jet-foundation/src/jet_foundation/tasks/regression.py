@@ -25,13 +25,8 @@ from jet_foundation.losses import mass_loss
 from jet_foundation.metrics.legacy import legacy_mass_metrics
 from jet_foundation.metrics.regression import regression_metrics
 from jet_foundation.models.heads import MassRegressor
-from jet_foundation.models.legacy import (
-    MASS_MEAN_GEV,
-    MASS_STD_GEV,
-    LegacyEncoder,
-    LegacyRegressor,
-    legacy_mass,
-)
+from jet_foundation.models.legacy import MASS_MEAN_GEV, MASS_STD_GEV, LegacyEncoder, legacy_mass
+from jet_foundation.models.legacy_heads import LegacyRegressor
 from jet_foundation.tasks.common import build_encoder, num_features, stamp
 
 HEADLINE = ("r2", "response_median", "response_iqr", "mae_gev")

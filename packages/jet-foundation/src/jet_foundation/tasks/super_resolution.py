@@ -24,7 +24,8 @@ from jet_foundation.metrics.generation import resolution_metrics, wasserstein_1d
 from jet_foundation.metrics.legacy import legacy_resolution_metrics
 from jet_foundation.models.coordinates import Coordinates, axis_of
 from jet_foundation.models.heads import SetCompletion
-from jet_foundation.models.legacy import REAL_ABOVE, LegacyEncoder, LegacySuperResolution
+from jet_foundation.models.legacy import REAL_ABOVE, LegacyEncoder
+from jet_foundation.models.legacy_heads import LegacySuperResolution
 from jet_foundation.physics import fourvectors as fv
 from jet_foundation.tasks.common import build_encoder, num_features, padded_rows, read_stamp, stamp
 
