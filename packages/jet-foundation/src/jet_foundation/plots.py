@@ -308,5 +308,5 @@ def benchmark_chart(values: Mapping[str, Mapping[str, float]]) -> Figure:
             ax.set_ylim(longest - 0.4, -0.6)  # the same thickness in every panel, the first run on top
             ax.set_title(metric)
             ax.locator_params(axis="x", nbins=4)
-            ax.set_xlim(min(0.0, 1.3 * min(heights)), 1.3 * max(*heights, 1e-12))
+            ax.set_xlim(min(0.0, 1.45 * min(heights)), 1.45 * max(*heights, 1e-12))
     return figure

@@ -263,7 +263,9 @@ def evaluate(
         "completed": (completed_jets, completed_mask),
         "given": (true, given_mask),
     }
-    display = {name: jets[0][mask[0]] for name, (jets, mask) in samples.items()}
+    # A jet of which something is missing says more than one that was given whole.
+    shown = int((true_mask.sum(axis=1) > given_mask.sum(axis=1)).argmax())
+    display = {name: jets[shown][mask[shown]] for name, (jets, mask) in samples.items()}
     return found, {"marginals": plots.marginals(samples), "jet_display": plots.jet_display(display)}
 
 
