@@ -11,7 +11,8 @@ on the machine disturb less than the time on the wall.
 - best torch: `grid_sample`, which interpolates in one call; for tokens one comparison an edge; for codes
   `addmm` with argmin in blocks. For the equivariant map the dense matrix and products of the blocks that
   are not zero, or lgatr's two ways where it is installed (`uv run --with lgatr`); for pairs nine gathers of
-  numbers and two of rows.
+  numbers and two of rows. For the network on pairs both keep the activations, best torch compiled; it is
+  timed on a GPU alone.
 - floor: for tokens a copy of as many bytes as are read and written; for codes two vectors of products a
   cycle. For tracks the eight corners of every look-up are read once. On the CPU as four runs of neighbouring
   numbers, two runs a cycle at the clock the system reports; on the GPU at the rate of a copy within the
@@ -28,15 +29,16 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import import_module, util
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from hep_shared.ops import equilinear, field, knn, nearest, pairs, tokens
+from hep_shared.ops import equilinear, field, knn, nearest, pair_mlp, pairs, tokens
 from hep_shared.ops import hex as hex_op
 from hep_shared.ops import narrow_mlp as mlp
 from hep_shared.ops import propagate as track
@@ -320,6 +322,32 @@ def make_pair_cases(dtype: torch.dtype, device: str, num_jets: int) -> list[Case
     ]
 
 
+def make_network_cases(num_rows: int) -> list[Case]:
+    """The network of the pair bias in training, forward and backward; no other device has kernels for it."""
+    widths = (4, 64, 64, 64, 8)
+    linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths)).cuda()
+    norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths).cuda()
+    rows, grad = torch.randn(num_rows, 4, device="cuda"), torch.randn(num_rows, 8, device="cuda")
+    compiled = torch.compile(lambda rows: pair_mlp.plain_layers(rows, linears, norms))
+
+    def gradient(run: Callable[[Tensor], Tensor], half: bool) -> Tensor:
+        with torch.autocast("cuda", torch.bfloat16, enabled=half):
+            result = run(rows)
+        return torch.autograd.grad(result, linears[1].weight, grad.to(result.dtype))[0]
+
+    return [
+        Case(
+            f"pair_mlp 4-64-64-64-8, {num_rows} rows, forward and backward, {what}; Triton",
+            functools.partial(gradient, lambda rows: pair_mlp.plain_layers(rows, linears, norms), half),
+            functools.partial(gradient, compiled, half),
+            functools.partial(gradient, lambda rows: pair_mlp.pair_mlp(rows, linears, norms), half),
+            0,
+            ">= 5 x naive",
+        )
+        for half, what in ((False, "float32"), (True, "bfloat16"))
+    ]
+
+
 def make_knn_cases(dtype: torch.dtype, device: str, num_sets: int) -> list[Case]:
     """Particles of jets in a plane, and objects of events in a plane and by features."""
     random = torch.Generator().manual_seed(4)
@@ -471,6 +499,8 @@ def run(device: str, num_pairs: int, only: str) -> list[str]:
             *make_knn_cases(dtype, device, 128 if device == "cpu" else 1024),
             *make_hex_cases(dtype, device, 64 if device == "cpu" else 2048),
         ]
+        if device == "cuda" and dtype == torch.float32:
+            cases += make_network_cases(1 << 20)
         for case in (case for case in cases if case.what.startswith(only)):
             if case.difference is None:
                 difference = float((case.native() - case.best()).abs().max())

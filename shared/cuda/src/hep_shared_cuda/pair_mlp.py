@@ -1,12 +1,15 @@
 """Triton kernels for `hep_shared.ops.pair_mlp`, whose head holds the formulas and the names.
 
-A program takes tiles of `_TILE` rows through the layers in registers, one tile after the other, and writes its own
-partial sums, so nothing depends on the order in which programs run. Weights are padded with zeros to `_pad` channels;
+A program takes tiles of rows through the layers in registers, one tile after the other, and writes its own
+partial sums, so nothing depends on the order in which programs run. Channels are padded with zeros to `_pad`;
 a padded channel has n = 0 and passes nothing on.
 
-Factors of products are float32, as three TF32 products of their leading and trailing digits, where torch would not
-use TF32 itself; one TF32 product where `torch.backends.cuda.matmul` allows it; or the half precision of autocast.
+Products of float32 are three TF32 products of leading and trailing digits, or one where
+`torch.backends.cuda.matmul` allows it; under autocast the factors have its half precision.
 """
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped"
+# ruff: noqa: N803, N806
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,8 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_TILE = 64  # rows of a tile
-_NUM_WARPS = 4
+# Rows of a tile and warps: larger tiles of the backward would need more registers than there are.
+_FORWARD = {"TILE": 64, "num_warps": 4}
+_BACKWARD = {"TILE": 32, "num_warps": 8}
 _PROGRAMS_PER_PROCESSOR = 4
 _TRITON_DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
@@ -78,11 +82,13 @@ def _forward(
     values = ((x - tl.load(place)) * tl.load(place + SIZES[0]),)
     a = values[0] * tl.load(place + 2 * SIZES[0]) + tl.load(place + 3 * SIZES[0])
     for layer in tl.static_range(DEPTH):
+        # Loads stay behind it: fetched ahead, or kept for the next tile, weights would fill the registers.
+        tl.debug_barrier()
         if layer > 0:
             a = _gelu(_normed(values[layer], vectors, layer - 1, SIZES, WIDTH))
         z = _product(a, tl.trans(_weight(weights, layer, SIZES, WIDTH)), DTYPE, PRECISION)
         z = _vector(vectors, layer, 0, SIZES, WIDTH) * z + _vector(vectors, layer, 1, SIZES, WIDTH)
-        values = values + (z,)
+        values = values + (z,)  # noqa: RUF005  Triton knows no star
     return values
 
 
@@ -158,6 +164,7 @@ def sums_kernel(
         grad = tl.where(inside, _load_rows(grads, rows, num_rows, NUM_RESULTS, SIZES[NUM_LAYERS]), 0.0)
         for step in tl.static_range(NUM_LAYERS - LEVEL):
             # From the last layer on, where grad is dn, to that behind LEVEL; layers are counted from 0.
+            tl.debug_barrier()  # as in `_forward`
             r = _residual(grad, values[NUM_LAYERS - step], vectors, NUM_LAYERS - 1 - step, SIZES, WIDTH)
             r = tl.where(inside, r, 0.0)
             if NUM_LAYERS - 1 - step == LEVEL:
@@ -220,8 +227,8 @@ def _pack(network: Any, corrections: Sequence[Any] = ()) -> _Packed:
         "WIDTH": width,
         "DTYPE": _TRITON_DTYPES[network.product],
         "PRECISION": "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3",
-        "TILE": _TILE,
-        "num_warps": _NUM_WARPS,
+        "num_stages": 1,  # bringing the next weights ahead would cost registers
+        "enable_fp_fusion": True,
     }
     return _Packed(inputs, weights, vectors, options)
 
@@ -231,9 +238,9 @@ def _pad(num: int) -> int:
     return max(16, int(triton.next_power_of_2(num)))
 
 
-def _split(rows: Tensor) -> tuple[int, int]:
+def _split(rows: Tensor, tile: int) -> tuple[int, int]:
     """Number of programs that share the rows, and how many tiles each of them has."""
-    num_tiles = triton.cdiv(len(rows), _TILE)
+    num_tiles = triton.cdiv(len(rows), tile)
     processors = torch.cuda.get_device_properties(rows.device).multi_processor_count if rows.is_cuda else 1
     tiles_each = triton.cdiv(num_tiles, _PROGRAMS_PER_PROCESSOR * processors)
     return triton.cdiv(num_tiles, tiles_each), tiles_each
@@ -242,13 +249,14 @@ def _split(rows: Tensor) -> tuple[int, int]:
 def moments(features: Tensor, network: Any) -> tuple[list[int], Tensor, Tensor]:
     """Moments of the last layer's z^ in the rows of each program; see `hep_shared.ops.pair_mlp.Passes`."""
     packed, depth = _pack(network), len(network.layers)
-    num_programs, tiles_each = _split(features)
+    num_programs, tiles_each = _split(features, _FORWARD["TILE"])
     num_channels, size = len(network.layers[-1].bias), packed.options["SIZES"][-1]
     means, variances = features.new_empty(2, num_programs, size)
     moments_kernel[(num_programs,)](
-        features, *packed[:3], means, variances, len(features), tiles_each, DEPTH=depth, **packed.options
-    )
-    step = tiles_each * _TILE
+        features, *packed[:3], means, variances, len(features), tiles_each, DEPTH=depth,
+        **packed.options, **_FORWARD,
+    )  # fmt: skip
+    step = tiles_each * _FORWARD["TILE"]
     counts = [min(step, len(features) - start) for start in range(0, len(features), step)]
     return counts, means[:, :num_channels], variances[:, :num_channels]
 
@@ -257,9 +265,9 @@ def results(features: Tensor, network: Any) -> Tensor:
     """Results of all rows; see `hep_shared.ops.pair_mlp.Passes`."""
     packed, num_results = _pack(network), len(network.layers[-1].bias)
     out = features.new_empty(len(features), num_results)
-    results_kernel[(triton.cdiv(len(features), _TILE),)](
+    results_kernel[(triton.cdiv(len(features), _FORWARD["TILE"]),)](
         features, *packed[:3], out, len(features), NUM_RESULTS=num_results, NUM_LAYERS=len(network.layers),
-        **packed.options,
+        **packed.options, **_FORWARD,
     )  # fmt: skip
     return out
 
@@ -267,16 +275,18 @@ def results(features: Tensor, network: Any) -> Tensor:
 def sums(
     features: Tensor, grad: Tensor, network: Any, corrections: Sequence[Any], level: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of one level of the backward over the rows of each program; see `hep_shared.ops.pair_mlp.Passes`."""
+    """Sums of one level of the backward in each program; see `hep_shared.ops.pair_mlp.Passes`."""
     packed, num_layers = _pack(network, corrections), len(network.layers)
-    num_programs, tiles_each = _split(features)
+    tiling = _FORWARD if level == num_layers else _BACKWARD
+    num_programs, tiles_each = _split(features, tiling["TILE"])
     widths = [len(network.mean), *(len(layer.bias) for layer in network.layers), 0]
     sizes = (*packed.options["SIZES"], 0)
     of_grad, of_product = features.new_empty(2, num_programs, sizes[level] if level > 0 else 0)
     of_weight = features.new_empty(num_programs, sizes[level + 1], sizes[level])
     sums_kernel[(num_programs,)](
         features, grad, *packed[:3], of_grad, of_product, of_weight, len(features), tiles_each,
-        NUM_RESULTS=widths[num_layers], LEVEL=level, NUM_LAYERS=num_layers, **packed.options,
+        NUM_RESULTS=widths[num_layers], LEVEL=level, NUM_LAYERS=num_layers,
+        **packed.options, **tiling,
     )  # fmt: skip
     of_weight = of_weight[:, : widths[level + 1], : widths[level]]
     return of_grad[:, : widths[level]], of_product[:, : widths[level]], of_weight

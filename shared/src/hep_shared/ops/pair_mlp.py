@@ -4,28 +4,29 @@ r"""A small network with batch normalisation over very many rows, which keeps no
     z_l = W_l a_(l-1) + b_l,     z^_l = (z_l - mu_l) / sigma_l,     n_l = gamma_l z^_l + beta_l,
     a_l = GELU(n_l) for l < L,     result n_L,
 
-with the exact GELU, n (1 + erf(n / sqrt 2)) / 2. In training mu and sigma^2 - eps are mean and variance over the
-rows (S. Ioffe, C. Szegedy, "Batch normalization", arXiv:1502.03167), in evaluation the running ones.
+with the exact GELU, n (1 + erf(n / sqrt 2)) / 2. In training mu and sigma^2 - eps are mean and variance over
+the rows (S. Ioffe, C. Szegedy, "Batch normalization", arXiv:1502.03167), in evaluation the running ones.
 
-The pairs of a batch of jets are millions of rows, and automatic differentiation would keep every z, n and a. Kept
-here are the rows and the statistics; every pass over the rows computes the rest again, a block of them at a time:
+The pairs of a batch of jets are millions of rows, and automatic differentiation would keep every z, n and a.
+Kept here are the rows and the statistics; every pass over the rows computes the rest again, block by block:
 
-- forward: the moments of z_1 to z_L, one pass each, since z_l needs the statistics before it; then the result.
-- backward, one pass each for l = L to 0, since r_l = sigma_l dloss/dz_l needs sums over all rows:
+- forward: the moments of z_1 to z_L, one pass each, as z_l needs the statistics before it; then the result.
+- backward, one pass each for l = L to 0, as r_l = sigma_l dloss/dz_l needs sums over all rows:
 
       dbeta_l = sum dn_l,     dgamma_l = sum dn_l z^_l,
       r_l = gamma_l dn_l - gamma_l (dbeta_l + z^_l dgamma_l) / P,     without the second term in evaluation,
       dW_(l+1) = sum r_(l+1) a_l^T / sigma_(l+1),     dn_l = GELU'(n_l) W_(l+1)^T r_(l+1) / sigma_(l+1).
 
-The order of all sums is fixed, and they are float64 between the blocks. Moments of blocks are merged by their means
-(T. F. Chan, G. H. Golub, R. J. LeVeque, Am. Stat. 37 (1983) 242), so that a large mean costs no digits.
+The order of all sums is fixed, and they are float64 between the blocks. Moments of blocks are merged by their
+means (T. F. Chan, G. H. Golub, R. J. LeVeque, Am. Stat. 37 (1983) 242), so that a large mean costs no digits.
 
-Under autocast the factors of products are rounded to its dtype, and the result has that dtype, as with `nn.Linear`:
-the products are what half precision makes faster. What lies between them, statistics and sums stay float32 at least.
+Under autocast the factors of products are rounded to its dtype, and the result has that dtype, as with
+`nn.Linear`: the products are what half precision makes faster. What lies between them, statistics and sums
+stay float32 at least.
 
-The passes below are plain PyTorch and serve on every device; `hep_shared_cuda.pair_mlp` has them as Triton kernels.
-Since the running statistics move on the way, this is no operator of torch.library: while compiling or exporting, in
-torch.func transforms and in forward-mode differentiation the plain layers serve.
+The passes below are plain PyTorch and serve on every device; `hep_shared_cuda.pair_mlp` has them as Triton
+kernels. As the running statistics move on the way, this is no operator of torch.library: while compiling or
+exporting, in torch.func transforms and in forward-mode differentiation the plain layers serve.
 
 Dimension legend: P rows, F features, H results, L layers, C channels of a layer.
 """
@@ -83,13 +84,13 @@ class Correction(NamedTuple):
 class Passes(NamedTuple):
     """Passes over all rows, with a result for each of G blocks of rows.
 
-    `moments(features, network)`: numbers of rows, G; means (G, C) and variances (G, C) of z^ of the last layer.
+    `moments(features, network)`: numbers of rows, G; means and variances of the last z^, (G, C) each.
 
     `results(features, network)`: n of the last layer, (P, H).
 
-    `sums(features, grad, network, corrections, level)`: at level l of the backward the sums of dn_l (G, C), of
-    dn_l z^_l (G, C) and of r_(l+1) a_l^T (G, C after, C), with x^ for a_0. The first two are empty for l = 0, the
-    last one for l = L. `corrections` belong to the layers l + 1 to L.
+    `sums(features, grad, network, corrections, level)`: at level l of the backward sums of dn_l (G, C), of
+    dn_l z^_l (G, C) and of r_(l+1) a_l^T (G, C after, C), with x^ for a_0. The first two are empty for l = 0,
+    the last one for l = L. `corrections` belong to the layers l + 1 to L.
     """
 
     moments: Callable[[Tensor, Network], tuple[Sequence[int], Tensor, Tensor]]
@@ -116,13 +117,15 @@ def pair_mlp(
         ValueError: A module, a shape, a dtype or a device does not fit, the features require a gradient, or
             there is one row alone to take statistics from.
     """
+    if torch.compiler.is_compiling():
+        return plain_layers(features, linears, norms)
     (features,) = under_autocast(features)
     lines: list[nn.Linear] = [_as(nn.Linear, module, "linears") for module in linears]
     scales: list[nn.BatchNorm1d] | None = None
     if norms is not None:
         scales = [_as(nn.BatchNorm1d, module, "norms") for module in norms]
     _check(features, lines, scales)
-    if must_use_reference() or torch.compiler.is_compiling() or len(features) < 2:
+    if must_use_reference() or len(features) < 2:
         return plain_layers(features, lines, scales)
     features, device = features.contiguous(), features.device.type
     is_half = torch.is_autocast_enabled(device) and features.dtype == torch.float32
@@ -146,18 +149,31 @@ def plain_layers(
     return x
 
 
-def is_fused(features: Tensor, linears: Iterable[nn.Module]) -> bool:
-    """Whether `pair_mlp` would use kernels: on a GPU with Triton, for float32 and layers that fit."""
-    if must_use_reference() or torch.compiler.is_compiling():
+def is_fused(
+    features: Tensor, linears: Iterable[nn.Module], norms: Iterable[nn.Module] | None = None
+) -> bool:
+    """Whether `pair_mlp` takes these arguments and uses kernels: on a GPU with Triton, in float32.
+
+    Args:
+        features: See `pair_mlp`, as the others.
+        linears: Layers.
+        norms: Normalisations.
+
+    Returns:
+        True where the kernels serve.
+    """
+    if torch.compiler.is_compiling() or must_use_reference() or features.requires_grad:
         return False
-    lines = [line for line in linears if isinstance(line, nn.Linear)]
-    return _fits_kernels(features, lines) and _kernels() is not None
+    lines = [line for line in linears if type(line) is nn.Linear]
+    # A normalisation that was replaced by another kind, such as SyncBatchNorm, is left to itself.
+    is_known = all(type(norm) is nn.BatchNorm1d for norm in norms or ())
+    return is_known and _fits_kernels(features, lines) and _kernels() is not None
 
 
 def _as(kind: type[Any], module: nn.Module, name: str) -> Any:
     # Not a subclass: what it does differently would be lost.
     require(
-        type(module) is kind and module.bias is not None,
+        type(module) is kind and getattr(module, "bias", None) is not None,
         _OP,
         f"{name} must hold nn.{kind.__name__} with weight and bias, not {module}",
     )
@@ -212,7 +228,7 @@ def _standardise(
     product: torch.dtype,
     passes: Passes,
 ) -> Network:
-    """Collect the numbers of the network, one layer after the other; in training the running statistics move."""
+    """Collect the numbers of the network, layer after layer; in training the running statistics move."""
     norms = [None] * (len(lines) + 1) if scales is None else scales
 
     def of_features() -> tuple[Tensor, Tensor]:
@@ -278,9 +294,7 @@ class _PairMLP(torch.autograd.Function):
     """Results; the parameters are arguments in order to receive gradients."""
 
     @staticmethod
-    def forward(
-        ctx: Any, features: Tensor, network: Network, passes: Passes, *parameters: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, features: Tensor, network: Network, passes: Passes, *parameters: Tensor) -> Tensor:
         ctx.save_for_backward(features)
         ctx.network, ctx.passes, ctx.num_parameters = network, passes, len(parameters)
         with torch.autocast(features.device.type, enabled=False):
@@ -297,7 +311,7 @@ class _PairMLP(torch.autograd.Function):
 
 
 def _gradients(features: Tensor, grad: Tensor, network: Network, passes: Passes) -> list[Tensor]:
-    """Gradients of weight and bias of the linear layers, then of gamma and beta of the normalisations; float64."""
+    """Gradients of weight and bias of the linear layers, then of gamma and beta of the norms; float64."""
     of_lines: list[Tensor] = []
     of_norms: list[Tensor] = []
     corrections: list[Correction] = []
@@ -375,7 +389,9 @@ def _sums_of_block(
         layer, correction = layers[number - 1], corrections[number - 1 - level]
         r = layer.gamma * grad - correction.shift - standard[number] * correction.slope
         if number == level + 1:
-            before = standard[0] if level == 0 else functional.gelu(_normed(standard[level], layers[level - 1]))
+            before = (
+                standard[0] if level == 0 else functional.gelu(_normed(standard[level], layers[level - 1]))
+            )
             weight = _product(r.T, before, network.product)
         if number > 1:
             grad = _product(r * layer.inverse, layer.weight, network.product)

@@ -7,6 +7,9 @@ normalisation sees no padding and no tensor of N × N × 64 exists. Padded keys 
 which the softmax turns into an exact zero. A pair with a hidden particle has bias 0: nothing of a particle
 that is to be predicted enters here.
 
+On a GPU the network is `hep_shared.ops.pair_mlp`, which keeps none of the P × 64 numbers between its layers
+for the backward. On a CPU, where computing them again takes three times as long, the plain layers keep them.
+
 Dimensions: B jets, N particles, P pairs, H heads.
 """
 
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hep_shared.ops.pair_mlp import is_fused, pair_mlp, plain_layers
 from jet_foundation.physics.pair_features import (
     NUM_PAIR_FEATURES,
     PairIndex,
@@ -117,16 +121,10 @@ class PairBias(nn.Module):
 
     def _network(self, features: Tensor) -> Tensor:
         """Map (P, features) to (P, H)."""
+        if is_fused(features, self.linears, self.norms):
+            return pair_mlp(features, self.linears, self.norms)
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            x: Tensor = features if self.norms is None else self.norms[0](features)
-            last = len(self.linears) - 1
-            for number, linear in enumerate(self.linears):
-                x = linear(x)
-                if self.norms is not None:
-                    x = self.norms[number + 1](x)
-                if number < last:
-                    x = F.gelu(x)
-            return x
+            return plain_layers(features, self.linears, self.norms)
         layers = self._folded()
         out = features.new_empty(len(features), layers[-1][0].shape[0])
         for start in range(0, len(features), _PIECE):
