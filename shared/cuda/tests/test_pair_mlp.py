@@ -74,7 +74,7 @@ def test_interpreted_kernels_agree(run_python: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize("name", ["results", "moments", "sums"])
 def test_kernels_compile(name: str, arch: int, tmp_path: Path) -> None:
-    """For the widths of the pair bias, within the shared memory of every such GPU; on sm_90 without spilling."""
+    """For the widths of the pair bias, within the shared memory of such a GPU; on sm_90 without spilling."""
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource

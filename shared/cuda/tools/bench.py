@@ -325,7 +325,8 @@ def make_pair_cases(dtype: torch.dtype, device: str, num_jets: int) -> list[Case
 def make_network_cases(num_rows: int) -> list[Case]:
     """The network of the pair bias in training, forward and backward; no other device has kernels for it."""
     widths = (4, 64, 64, 64, 8)
-    linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths)).cuda()
+    layers = [nn.Linear(a, b).cuda() for a, b in pairwise(widths)]
+    linears = nn.ModuleList(layers)
     norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths).cuda()
     rows, grad = torch.randn(num_rows, 4, device="cuda"), torch.randn(num_rows, 8, device="cuda")
     compiled = torch.compile(lambda rows: pair_mlp.plain_layers(rows, linears, norms))
@@ -333,7 +334,7 @@ def make_network_cases(num_rows: int) -> list[Case]:
     def gradient(run: Callable[[Tensor], Tensor], half: bool) -> Tensor:
         with torch.autocast("cuda", torch.bfloat16, enabled=half):
             result = run(rows)
-        return torch.autograd.grad(result, linears[1].weight, grad.to(result.dtype))[0]
+        return torch.autograd.grad(result, layers[1].weight, grad.to(result.dtype))[0]
 
     return [
         Case(

@@ -1,6 +1,9 @@
+import copy
+
 import pytest
 import torch
 
+from jet_foundation.models import pair_bias
 from jet_foundation.models.pair_bias import PairBias, PairKind
 
 Jets = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -23,6 +26,25 @@ def test_three_ways_agree(jetful: Jets, kind: PairKind, norm: str) -> None:
     with torch.no_grad():
         torch.testing.assert_close(bias(p4, mask), pairs, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(bias._dense(p4, mask)[real], pairs[real], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_without_kept_activations(jetful: Jets, norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU uses, here with the plain passes: same bias, gradients and running statistics."""
+    p4, _, mask = jetful
+    kept = PairBias(8, norm=norm).double()  # type: ignore[arg-type]
+    again = copy.deepcopy(kept)
+    results = []
+    for network, fused in ((kept, False), (again, True)):
+        monkeypatch.setattr(pair_bias, "is_fused", lambda *_, fused=fused: fused)
+        results.append(network(p4.double(), mask))
+        results[-1].clamp(min=-100).square().mean().backward()
+    torch.testing.assert_close(*results)
+    for (name, one), (_, other) in zip(kept.named_parameters(), again.named_parameters(), strict=True):
+        assert one.grad is not None
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-6, atol=1e-6, msg=name)
+    for one, other in zip(kept.buffers(), again.buffers(), strict=True):
+        torch.testing.assert_close(other, one)
 
 
 def test_symmetric_and_closed_to_padding(jetful: Jets) -> None:

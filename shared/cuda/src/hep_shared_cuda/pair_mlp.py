@@ -88,7 +88,7 @@ def _forward(
             a = _gelu(_normed(values[layer], vectors, layer - 1, SIZES, WIDTH))
         z = _product(a, tl.trans(_weight(weights, layer, SIZES, WIDTH)), DTYPE, PRECISION)
         z = _vector(vectors, layer, 0, SIZES, WIDTH) * z + _vector(vectors, layer, 1, SIZES, WIDTH)
-        values = values + (z,)  # noqa: RUF005  Triton knows no star
+        values = values + (z,)  # type: ignore[assignment]  # noqa: RUF005  Triton knows no star
     return values
 
 

@@ -134,7 +134,7 @@ def pair_mlp(
     with torch.no_grad(), torch.autocast(device, enabled=False):
         network = _standardise(features, lines, scales, product, passes)
     parameters = [parameter for module in (*lines, *(scales or ())) for parameter in module.parameters()]
-    return cast(Tensor, _PairMLP.apply(features, network, passes, *parameters))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _PairMLP.apply(features, network, passes, *parameters))
 
 
 def plain_layers(
@@ -301,7 +301,7 @@ class _PairMLP(torch.autograd.Function):
             return passes.results(features, network).to(network.product)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (features,) = ctx.saved_tensors
         grad = grad.to(features.dtype).contiguous()
@@ -358,23 +358,24 @@ def merge(counts: Sequence[int], means: Tensor, variances: Tensor) -> tuple[Tens
 def moments(features: Tensor, network: Network) -> tuple[list[int], Tensor, Tensor]:
     """Moments in plain PyTorch; see `Passes`."""
     found = [
-        torch.var_mean(_forward(rows, network)[-1], dim=0, correction=0) for rows in features.split(_BLOCK)
+        torch.var_mean(_forward(rows, network)[-1], dim=0, correction=0)
+        for rows in torch.split(features, _BLOCK)
     ]
     variances, means = (torch.stack(parts) for parts in zip(*found, strict=True))
-    return [len(rows) for rows in features.split(_BLOCK)], means, variances
+    return [len(rows) for rows in torch.split(features, _BLOCK)], means, variances
 
 
 def results(features: Tensor, network: Network) -> Tensor:
     """Results in plain PyTorch; see `Passes`."""
     last = network.layers[-1]
-    return torch.cat([_normed(_forward(rows, network)[-1], last) for rows in features.split(_BLOCK)])
+    return torch.cat([_normed(_forward(rows, network)[-1], last) for rows in torch.split(features, _BLOCK)])
 
 
 def sums(
     features: Tensor, grad: Tensor, network: Network, corrections: Sequence[Correction], level: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sums of one level of the backward in plain PyTorch; see `Passes`."""
-    blocks = zip(features.split(_BLOCK), grad.split(_BLOCK), strict=True)
+    blocks = zip(torch.split(features, _BLOCK), torch.split(grad, _BLOCK), strict=True)
     found = [_sums_of_block(rows, slopes, network, corrections, level) for rows, slopes in blocks]
     of_grad, of_product, of_weight = (torch.stack(parts) for parts in zip(*found, strict=True))
     return of_grad, of_product, of_weight
