@@ -117,10 +117,11 @@ def moments_kernel(
     WIDTH: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Mean and variance of z^ of layer DEPTH over the tiles of this program."""
+    SIZE: tl.constexpr = SIZES[DEPTH]
     start = tl.program_id(0).to(tl.int64) * num_tiles * TILE
     count = 0.0
-    mean = tl.zeros((SIZES[DEPTH],), tl.float32)
-    squares = tl.zeros((SIZES[DEPTH],), tl.float32)  # sum of the squared distances from the mean
+    mean = tl.zeros((SIZE,), tl.float32)
+    squares = tl.zeros((SIZE,), tl.float32)  # sum of the squared distances from the mean
     for tile in range(num_tiles):
         rows = start + tile * TILE + tl.arange(0, TILE)
         values = _forward(
@@ -136,7 +137,7 @@ def moments_kernel(
         squares += tl.sum(distance * distance, axis=0) + step * step * (count * share)
         mean += step * share
         count += more
-    place = tl.program_id(0) * SIZES[DEPTH] + tl.arange(0, SIZES[DEPTH])
+    place = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
     tl.store(means + place, mean)
     tl.store(variances + place, squares / count)
 
@@ -149,11 +150,12 @@ def sums_kernel(
     TILE: tl.constexpr,
 ):  # fmt: skip
     """Sums of level LEVEL of the backward over the tiles of this program."""
+    BEFORE: tl.constexpr = SIZES[LEVEL]
     BEHIND: tl.constexpr = SIZES[LEVEL + 1] if LEVEL < NUM_LAYERS else 1
     start = tl.program_id(0).to(tl.int64) * num_tiles * TILE
-    grad_sum = tl.zeros((SIZES[LEVEL],), tl.float32)
-    product_sum = tl.zeros((SIZES[LEVEL],), tl.float32)
-    weight_sum = tl.zeros((BEHIND, SIZES[LEVEL]), tl.float32)
+    grad_sum = tl.zeros((BEFORE,), tl.float32)
+    product_sum = tl.zeros((BEFORE,), tl.float32)
+    weight_sum = tl.zeros((BEHIND, BEFORE), tl.float32)
     for tile in range(num_tiles):
         rows = start + tile * TILE + tl.arange(0, TILE)
         values = _forward(
@@ -180,13 +182,13 @@ def sums_kernel(
         if LEVEL > 0:
             grad_sum += tl.sum(grad, axis=0)
             product_sum += tl.sum(grad * values[LEVEL], axis=0)
-    column = tl.arange(0, SIZES[LEVEL])
+    column = tl.arange(0, BEFORE)
     if LEVEL > 0:
-        tl.store(of_grad + tl.program_id(0) * SIZES[LEVEL] + column, grad_sum)
-        tl.store(of_product + tl.program_id(0) * SIZES[LEVEL] + column, product_sum)
+        tl.store(of_grad + tl.program_id(0) * BEFORE + column, grad_sum)
+        tl.store(of_product + tl.program_id(0) * BEFORE + column, product_sum)
     if LEVEL < NUM_LAYERS:
         row = tl.program_id(0) * BEHIND + tl.arange(0, BEHIND)[:, None]
-        tl.store(of_weight + row * SIZES[LEVEL] + column[None, :], weight_sum)
+        tl.store(of_weight + row * BEFORE + column[None, :], weight_sum)
 
 
 @triton.jit
