@@ -261,7 +261,7 @@ def _collect(
 
 
 def _readable(source: Source, feature_set: FeatureSet | None) -> Iterable[Jets]:
-    """Read with the feature set asked for, or with the largest one that a JetClass file offers."""
+    """Read with the feature set asked for, or with the largest one of which a JetClass file holds a part."""
     if feature_set is not None or source.kind != "jetclass":
         return iter_jets(source, feature_set or "kin")
     import uproot
@@ -272,9 +272,10 @@ def _readable(source: Source, feature_set: FeatureSet | None) -> Iterable[Jets]:
     ):
         tree = file.get(schema.TREE)
         present = set(tree.keys()) if tree is not None else set()
+    # Where only some branches of a group are there, reading it tells which are missing.
     fitting: FeatureSet = "kin"
-    if all(branch.name in present for branch in schema.IDENTITY):
-        fitting = "full" if all(branch.name in present for branch in schema.DISPLACEMENT) else "kinpid"
+    if any(branch.name in present for branch in schema.IDENTITY):
+        fitting = "full" if any(branch.name in present for branch in schema.DISPLACEMENT) else "kinpid"
     return iter_jets(source, fitting)
 
 
