@@ -1,8 +1,8 @@
 """Configurations: pydantic models filled from defaults < preset < file < ``--set a.b=1``.
 
 Mappings are merged key by key. Where a section is a union discriminated by ``kind``, choosing another member
-discards what lower layers said about the former one; kinds that one model serves share their keys. A preset or
-file may name a preset to start from with ``base: NAME``. Every mistake becomes one sentence that names its
+discards what lower layers said about the former one; kinds that one model serves share their keys. A preset
+or file may name a preset to start from with ``base: NAME``. Every mistake becomes one sentence that names its
 source, the dotted key, the value received, what is allowed and the nearest valid key.
 """
 
