@@ -131,7 +131,7 @@ def table_console() -> "Console":
     from rich.console import Console
 
     console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
+    if not console.is_terminal:
         console.width = _FILE_WIDTH
     return console
 

@@ -107,8 +107,8 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
     with write_boundary(path):
-        _make(path.parent)
         try:
+            _make(path.parent)
             yield temporary
             _fsync(temporary)
             temporary.replace(path)
