@@ -36,6 +36,21 @@ log = logging.getLogger(__name__)
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
+def choice() -> str:
+    """What `HEP_SHARED_KERNELS` asks for.
+
+    Returns:
+        `auto`, `native` or `reference`.
+
+    Raises:
+        UserError: The variable has another value.
+    """
+    found = os.environ.get(VARIABLE, "auto")
+    if found not in CHOICES:
+        raise UserError(f"{VARIABLE} is '{found}'; choose one of {', '.join(CHOICES)}.")
+    return found
+
+
 @lru_cache(maxsize=1)
 def backend() -> str:
     """Load the compiled kernels if they are wanted and there.
@@ -46,10 +61,8 @@ def backend() -> str:
     Raises:
         UserError: `native` was asked for and is absent, or the variable has an unknown value.
     """
-    choice = os.environ.get(VARIABLE, "auto")
-    if choice not in CHOICES:
-        raise UserError(f"{VARIABLE} is '{choice}'; choose one of {', '.join(CHOICES)}.")
-    if choice == "reference":
+    wanted = choice()
+    if wanted == "reference":
         return "reference"
     try:
         import hep_shared_cuda
@@ -57,7 +70,7 @@ def backend() -> str:
         found: str = hep_shared_cuda.load()
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())
-        if choice == "native":
+        if wanted == "native":
             raise UserError(
                 f"{VARIABLE} is 'native', but the compiled kernels cannot be used ({reason}); install "
                 f"hep-shared-cuda with a C++ compiler at hand, or set {VARIABLE}=auto."
@@ -136,7 +149,7 @@ def register(
         torch.library.register_autograd(qualified, backward, setup_context=_setup_context, lib=_library)
     if backend() != "reference" and not torch._C._dispatch_has_kernel_for_dispatch_key(qualified, "CPU"):
         problem = f"the installed hep-shared-cuda has no kernel for {qualified}"
-        if os.environ.get(VARIABLE) == "native":
+        if choice() == "native":
             raise UserError(
                 f"{VARIABLE} is 'native', but {problem}; install the version that belongs to hep-shared."
             )

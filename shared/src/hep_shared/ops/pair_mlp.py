@@ -32,7 +32,6 @@ Dimension legend: P rows, F features, H results, L layers, C channels of a layer
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
@@ -43,7 +42,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from hep_shared.errors import UserError
-from hep_shared.ops._backend import VARIABLE, must_use_reference, require, under_autocast
+from hep_shared.ops._backend import VARIABLE, choice, must_use_reference, require, under_autocast
 
 log = logging.getLogger(__name__)
 
@@ -431,8 +430,8 @@ def _fits_kernels(features: Tensor, lines: Sequence[nn.Linear]) -> bool:
 @lru_cache(maxsize=1)
 def _kernels() -> Passes | None:
     """Triton kernels, if they are wanted and work here."""
-    choice = os.environ.get(VARIABLE, "auto")
-    if choice == "reference":
+    wanted = choice()
+    if wanted == "reference":
         return None
     try:
         from hep_shared_cuda import pair_mlp as kernels
@@ -441,7 +440,7 @@ def _kernels() -> Passes | None:
         _try(passes)
     except Exception as error:  # Triton looks for a driver and a C compiler, each with errors of its own
         reason = " ".join(str(error).split())
-        if choice == "native":
+        if wanted == "native":
             raise UserError(
                 f"{VARIABLE} is 'native', but the Triton kernels of {_OP} cannot be used ({reason}); install "
                 f"hep-shared-cuda, Triton and a C compiler, or set {VARIABLE}=auto."

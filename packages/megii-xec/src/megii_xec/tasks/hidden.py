@@ -5,6 +5,7 @@ Dimensions: B events, P places on a face.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -102,6 +103,32 @@ class Tally:
         self._sums = None
         found = summarize(criterion, sums, faces, world, world.device)
         return {f"train_{name}": value for name, value in found.items()}
+
+
+class HidesSensors(Protocol):
+    """A module that is trained on hidden sensors."""
+
+    criterion: ReconstructionLoss
+    tally: Tally | None  # None without `task.track_train_metrics`
+
+    @property
+    def faces(self) -> Sequence[str]:
+        """Names of the faces whose sensors it guesses."""
+
+
+def training_metrics(module: HidesSensors, world: World) -> dict[str, float]:
+    """Metrics of the epoch of training that has ended, where `task.track_train_metrics` asks for them.
+
+    Args:
+        module: The module that was trained.
+        world: This process and its fellows.
+
+    Returns:
+        The metrics of `summarize` as `train_<metric>`, over the events since the epoch began or was resumed.
+    """
+    if module.tally is None:
+        return {}
+    return module.tally.metrics(module.criterion, module.faces, world)
 
 
 def prediction_file(out: Path | None, every: int, epoch: int, world: World) -> Path | None:

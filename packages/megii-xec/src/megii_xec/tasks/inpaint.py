@@ -7,7 +7,7 @@ as it was there (`task.freeze_encoder`).
 Dimensions: B events, S sensors (4760).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
@@ -33,7 +33,7 @@ from megii_xec.models.inpainter import XecInpainter
 from megii_xec.physics.geometry import FACES, face_ids
 from megii_xec.tasks import common
 from megii_xec.tasks.common import Prepare, build_stream, build_streams, check_stamp, load_encoder, stamp
-from megii_xec.tasks.hidden import Tally, prediction_file, summarize, weigh
+from megii_xec.tasks.hidden import Tally, prediction_file, summarize, training_metrics, weigh
 
 __all__ = [
     "FINISH", "InpaintModule", "build_model", "build_stream", "build_streams", "calibrate", "check_stamp",
@@ -83,6 +83,11 @@ class InpaintModule(nn.Module):
         if self.settings.freeze_encoder:
             self.network.encoder.eval()
         return self
+
+    @property
+    def faces(self) -> Sequence[str]:
+        """Names of the faces whose sensors it guesses."""
+        return FACES
 
     def forward(self, sensors: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate network and loss.
@@ -204,22 +209,6 @@ def compute_loss(forward: nn.Module, batch: PhotonBatch) -> Tensor:
     """
     loss: Tensor = forward(batch.sensors, batch.mask)[0]
     return loss
-
-
-def training_metrics(module: InpaintModule, world: World) -> dict[str, float]:
-    """Metrics of the epoch of training that has ended, where `task.track_train_metrics` asks for them.
-
-    Args:
-        module: The module that was trained.
-        world: This process and its fellows.
-
-    Returns:
-        The metrics of `hidden.summarize` as `train_<metric>`, over the events since the epoch began or was
-        resumed.
-    """
-    if module.tally is None:
-        return {}
-    return module.tally.metrics(module.criterion, FACES, world)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ hides the same ones every time.
 Dimensions: B events, S sensors (4760), P places on a face.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,7 @@ from megii_xec.tasks.common import (
     load_encoder,
     stamp,
 )
-from megii_xec.tasks.hidden import Tally, prediction_file, summarize, weigh
+from megii_xec.tasks.hidden import Tally, prediction_file, summarize, training_metrics, weigh
 
 __all__ = [
     "FINISH", "PretrainModule", "build_model", "build_stream", "build_streams", "calibrate",
@@ -76,6 +76,11 @@ class PretrainModule(nn.Module):
         self.criterion = criterion
         self.settings, self.normalization, self.seed = settings, normalization, seed
         self.tally = Tally() if settings.track_train_metrics else None
+
+    @property
+    def faces(self) -> Sequence[str]:
+        """Names of the faces whose sensors it guesses."""
+        return self.network.faces
 
     def forward(self, sensors: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Evaluate network and loss.
@@ -186,22 +191,6 @@ def compute_loss(forward: nn.Module, batch: PhotonBatch) -> Tensor:
     """
     loss: Tensor = forward(batch.sensors, batch.mask)[0]
     return loss
-
-
-def training_metrics(module: PretrainModule, world: World) -> dict[str, float]:
-    """Metrics of the epoch of training that has ended, where `task.track_train_metrics` asks for them.
-
-    Args:
-        module: The module that was trained.
-        world: This process and its fellows.
-
-    Returns:
-        The metrics of `hidden.summarize` as `train_<metric>`, over the events since the epoch began or was
-        resumed.
-    """
-    if module.tally is None:
-        return {}
-    return module.tally.metrics(module.criterion, module.network.faces, world)
 
 
 @torch.no_grad()
