@@ -1,6 +1,5 @@
 // Compiled once per instruction set: loops over rows, a lane's width at a time.
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 
 #include "core/adaptive.h"
@@ -22,99 +21,13 @@
 namespace hepk {
 inline namespace HEPK_ISA {
 
-// Column `column` of `width` rows into a lane; rows past the end repeat the last one.
-template <class F, class T>
-F load(const T* rows, int64_t row, int64_t last, int stride, int column) {
-  if constexpr (lane<F>::width == 1) {
-    return rows[(row < last ? row : last) * stride + column];
-  } else {
-    F value{};
-    for (int i = 0; i < lane<F>::width; ++i) {
-      const int64_t r = row + i < last ? row + i : last;
-      value[i] = rows[r * stride + column];
-    }
-    return value;
-  }
-}
-
-template <class F, class T>
-void store(F value, T* rows, int64_t row, int64_t end, int stride, int column) {
-  if constexpr (lane<F>::width == 1) {
-    (void)end;
-    rows[row * stride + column] = value;
-  } else {
-    for (int i = 0; i < lane<F>::width && row + i < end; ++i) rows[(row + i) * stride + column] = value[i];
-  }
-}
-
-template <class F, class T>
-Vec3<F> load3(const T* rows, int64_t row, int64_t last) {
-  return {load<F>(rows, row, last, 3, 0), load<F>(rows, row, last, 3, 1), load<F>(rows, row, last, 3, 2)};
-}
-
-template <class F, class T>
-void store3(const Vec3<F>& value, T* rows, int64_t row, int64_t end) {
-  store(value.x, rows, row, end, 3, 0);
-  store(value.y, rows, row, end, 3, 1);
-  store(value.z, rows, row, end, 3, 2);
-}
-
-template <class F, class T>
-void field(const Grid& grid, const T* points, T* out, int64_t begin, int64_t end) {
-  const FieldMap<T> map(grid);
-  for (int64_t n = begin; n < end; n += lane<F>::width) {
-    store3(field_at(map, load3<F>(points, n, end - 1)), out, n, end);
-  }
-}
-
-template <class F, class T>
-void pullback(const Grid& grid, const T* points, const T* grad, T* out, int64_t begin, int64_t end) {
-  const FieldMap<T> map(grid);
-  for (int64_t n = begin; n < end; n += lane<F>::width) {
-    store3(pull_back(map, load3<F>(points, n, end - 1), load3<F>(grad, n, end - 1)), out, n, end);
-  }
-}
-
-// Moves tracks with `move(state, curvature, z, dz)`.
-template <class F, class T, class Move>
-void each_track(const T* state, const T* z, const T* dz, T* out, int64_t begin, int64_t end, const Move& move) {
-  for (int64_t n = begin; n < end; n += lane<F>::width) {
-    const int64_t last = end - 1;
-    State<F> s{load<F>(state, n, last, 5, 0), load<F>(state, n, last, 5, 1), load<F>(state, n, last, 5, 2),
-               load<F>(state, n, last, 5, 3)};
-    const F qop = load<F>(state, n, last, 5, 4);
-    const F curvature = qop * splat<F>(static_cast<T>(kCurvature));
-    const F z0 = load<F>(z, n, last, 1, 0), length = load<F>(dz, n, last, 1, 0);
-    s = move(s, curvature, z0, length);
-    store(s.x, out, n, end, 5, 0);
-    store(s.y, out, n, end, 5, 1);
-    store(s.tx, out, n, end, 5, 2);
-    store(s.ty, out, n, end, 5, 3);
-    store(qop, out, n, end, 5, 4);
-  }
-}
-
-template <class F, class T>
-void propagate(const Grid& grid, const T* state, const T* z, const T* dz, T* out, int num_steps, bool nystroem,
-               int64_t begin, int64_t end) {
-  const FieldMap<T> map(grid);
-  each_track<F>(state, z, dz, out, begin, end, [&](const State<F>& s, F curvature, F z0, F length) {
-    return nystroem ? rkn4(map, s, curvature, z0, length, num_steps) : rk4(map, s, curvature, z0, length, num_steps);
-  });
-}
-
-template <class F, class T>
-void propagate_adaptive(const Grid& grid, const T* state, const T* z, const T* dz, T* out, const StepControl& control,
-                        int64_t begin, int64_t end) {
-  const FieldMap<T> map(grid);
-  each_track<F>(state, z, dz, out, begin, end, [&](const State<F>& s, F curvature, F z0, F length) {
-    return cash_karp(map, s, curvature, z0, length, control);
-  });
-}
-
 // One lane's width of rows of `columns` numbers, all of which exist, to values[column stride + row] and back.
 template <class F, class T>
 void to_columns(const T* rows, int columns, T* values, int stride) {
+  if (columns == 1) {
+    write(read<F>(rows), values);
+    return;
+  }
 #if defined(HEPK_LANES)
   if constexpr (run_of<F>::available) {
     for (int c = 0; c < columns; c += 8) {
@@ -150,6 +63,120 @@ void to_rows(const T* values, int stride, T* rows, int columns) {
   for (int r = 0; r < lane<F>::width; ++r) {
     for (int c = 0; c < columns; ++c) rows[r * columns + c] = values[c * stride + r];
   }
+}
+
+// Rows from `row` on as one lane a column; rows past the last one repeat it.
+template <class F, int kColumns, class T>
+void load_rows(const T* rows, int64_t row, int64_t last, F (&columns)[kColumns]) {
+  if constexpr (is_twice<F>) {
+    using Half = typename lane<F>::half;
+    Half a[kColumns], b[kColumns];
+    load_rows(rows, row, last, a);
+    load_rows(rows, row + lane<Half>::width, last, b);
+    for (int c = 0; c < kColumns; ++c) columns[c] = {a[c], b[c]};
+  } else {
+    constexpr int kWidth = lane<F>::width;
+    T values[kColumns * kWidth];
+    if (row + kWidth <= last + 1) {
+      to_columns<F>(rows + row * kColumns, kColumns, values, kWidth);
+    } else {
+      for (int i = 0; i < kWidth; ++i) {
+        const T* from = rows + (row + i < last ? row + i : last) * kColumns;
+        for (int c = 0; c < kColumns; ++c) values[c * kWidth + i] = from[c];
+      }
+    }
+    for (int c = 0; c < kColumns; ++c) columns[c] = read<F>(values + c * kWidth);
+  }
+}
+
+// One lane a column into the rows from `row` on that come before `end`.
+template <class F, int kColumns, class T>
+void store_rows(const F (&columns)[kColumns], T* rows, int64_t row, int64_t end) {
+  if constexpr (is_twice<F>) {
+    using Half = typename lane<F>::half;
+    Half a[kColumns], b[kColumns];
+    for (int c = 0; c < kColumns; ++c) {
+      a[c] = columns[c].a;
+      b[c] = columns[c].b;
+    }
+    store_rows(a, rows, row, end);
+    store_rows(b, rows, row + lane<Half>::width, end);
+  } else {
+    constexpr int kWidth = lane<F>::width;
+    T values[kColumns * kWidth];
+    for (int c = 0; c < kColumns; ++c) write(columns[c], values + c * kWidth);
+    if (row + kWidth <= end) {
+      to_rows<F>(values, kWidth, rows + row * kColumns, kColumns);
+    } else {
+      for (int i = 0; row + i < end; ++i) {
+        for (int c = 0; c < kColumns; ++c) rows[(row + i) * kColumns + c] = values[c * kWidth + i];
+      }
+    }
+  }
+}
+
+template <class F, class T>
+void field(const Grid& grid, const T* points, T* out, int64_t begin, int64_t end) {
+  const FieldMap<T> map(grid);
+  for (int64_t n = begin; n < end; n += lane<F>::width) {
+    F r[3];
+    load_rows(points, n, end - 1, r);
+    const Vec3<F> b = field_at<F>(map, {r[0], r[1], r[2]});
+    store_rows({b.x, b.y, b.z}, out, n, end);
+  }
+}
+
+template <class F, class T>
+void pullback(const Grid& grid, const T* points, const T* grad, T* out, int64_t begin, int64_t end) {
+  const FieldMap<T> map(grid);
+  for (int64_t n = begin; n < end; n += lane<F>::width) {
+    F r[3], g[3];
+    load_rows(points, n, end - 1, r);
+    load_rows(grad, n, end - 1, g);
+    const Vec3<F> of_r = pull_back<F>(map, {r[0], r[1], r[2]}, {g[0], g[1], g[2]});
+    store_rows({of_r.x, of_r.y, of_r.z}, out, n, end);
+  }
+}
+
+// Moves tracks with `move(state, curvature, z, dz)`.
+template <class F, class T, class Move>
+void each_track(const T* state, const T* z, const T* dz, T* out, int64_t begin, int64_t end, const Move& move) {
+  for (int64_t n = begin; n < end; n += lane<F>::width) {
+    F track[5], start[1], length[1];
+    load_rows(state, n, end - 1, track);
+    load_rows(z, n, end - 1, start);
+    load_rows(dz, n, end - 1, length);
+    const auto [x, y, tx, ty, qop] = track;
+    const F curvature = qop * splat<F>(static_cast<T>(kCurvature));
+    const State<F> moved = move(State<F>{x, y, tx, ty}, curvature, start[0], length[0]);
+    store_rows({moved.x, moved.y, moved.tx, moved.ty, qop}, out, n, end);
+  }
+}
+
+template <class F, class T>
+void propagate(const Grid& grid, const T* state, const T* z, const T* dz, T* out, int num_steps, bool nystroem,
+               int64_t begin, int64_t end) {
+  const FieldMap<T> map(grid);
+  if (!nystroem) {
+    each_track<F>(state, z, dz, out, begin, end, [&](const State<F>& s, F curvature, F z0, F length) {
+      return rk4(map, s, curvature, z0, length, num_steps);
+    });
+    return;
+  }
+  // The chain of a Nystroem step is long for its two look-ups; rk4, with four, would run out of registers.
+  using G = Twice<F>;
+  each_track<G>(state, z, dz, out, begin, end, [&](const State<G>& s, G curvature, G z0, G length) {
+    return rkn4(map, s, curvature, z0, length, num_steps);
+  });
+}
+
+template <class F, class T>
+void propagate_adaptive(const Grid& grid, const T* state, const T* z, const T* dz, T* out, const StepControl& control,
+                        int64_t begin, int64_t end) {
+  const FieldMap<T> map(grid);
+  each_track<F>(state, z, dz, out, begin, end, [&](const State<F>& s, F curvature, F z0, F length) {
+    return cash_karp(map, s, curvature, z0, length, control);
+  });
 }
 
 template <class F, class T>

@@ -10,6 +10,7 @@
 #include "lanes.h"
 #include "packed.h"
 #include "table.h"
+#include "twice.h"
 
 namespace hepk {
 inline namespace HEPK_ISA {
@@ -107,7 +108,7 @@ HK_HD typename lane<F>::index locate(const FieldMap<typename lane<F>::scalar>& m
 }
 
 template <class F>
-HK_HD Vec3<F> field_at(const FieldMap<typename lane<F>::scalar>& map, const Vec3<F>& r) {
+HK_HD Vec3<F> field_of_lane(const FieldMap<typename lane<F>::scalar>& map, const Vec3<F>& r) {
   F w[3], b[3];
   decltype(r.x >= r.y) inside;
   const auto at = locate(map, r, w, inside);
@@ -123,6 +124,17 @@ HK_HD Vec3<F> field_at(const FieldMap<typename lane<F>::scalar>& map, const Vec3
 #endif
   const F zero{};
   return {select(inside, b[0], zero), select(inside, b[1], zero), select(inside, b[2], zero)};
+}
+
+template <class F>
+HK_HD Vec3<F> field_at(const FieldMap<typename lane<F>::scalar>& map, const Vec3<F>& r) {
+  if constexpr (is_twice<F>) {
+    using Half = typename lane<F>::half;
+    const auto a = field_at<Half>(map, {r.x.a, r.y.a, r.z.a}), b = field_at<Half>(map, {r.x.b, r.y.b, r.z.b});
+    return {{a.x, b.x}, {a.y, b.y}, {a.z, b.z}};
+  } else {
+    return field_of_lane(map, r);
+  }
 }
 
 // Sum over the components of `grad` times the gradient of that component.
