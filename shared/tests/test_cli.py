@@ -52,7 +52,10 @@ run_cli(app, "program")
 TOO_LITTLE_MEMORY = (
     "error: this machine has too little memory for the command; use a smaller batch or fewer workers.\n"
 )
-CHECKPOINTED = "checkpointed: run/checkpoints/step_00000001.pt; run the command again with --resume.\n"
+CHECKPOINTED = (
+    "SIGUSR1: a training saves its state and ends; the next SIGTERM ends the program at once\n"
+    "checkpointed: run/checkpoints/step_00000001.pt; run the command again with --resume.\n"
+)
 
 
 @pytest.fixture(scope="module")

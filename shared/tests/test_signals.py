@@ -25,6 +25,8 @@ def test_a_signal_sets_the_flag_and_the_process_goes_on(name):
         "print(stop_flag() is flag, flag.requested, flag.signal_name)"
     )
     assert result.stdout.strip() == f"True True {name}"
+    assert result.stderr.startswith(f"{name}: ")
+    assert "next SIGTERM ends" in result.stderr
     assert result.returncode == 0
 
 
@@ -43,6 +45,7 @@ def test_sigusr1_then_sigterm_still_leaves_time_to_save():
         "print(flag.signal_name)"
     )
     assert (result.returncode, result.stdout.strip()) == (0, "SIGUSR1")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_forked_helper_dies_of_sigterm_unless_it_is_shielded():

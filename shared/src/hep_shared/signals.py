@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 EXIT_CHECKPOINTED = 85
+_LAST_RESORT = "the next SIGTERM ends the program at once"
 
 
 @dataclass
@@ -85,7 +86,10 @@ def _request_stop(signum: int, frame: FrameType | None) -> None:
             os.kill(os.getpid(), signum)
             return
     if not _flag.requested:
-        _flag.requested, _flag.signal_name = True, signal.Signals(signum).name
+        name = signal.Signals(signum).name
+        _flag.requested, _flag.signal_name = True, name
+        # The logging of Python takes locks, which the interrupted code may hold.
+        os.write(2, f"{name}: a training saves its state and ends; {_LAST_RESORT}\n".encode())
 
 
 def _restore_default(signum: int) -> None:
