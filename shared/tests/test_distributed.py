@@ -28,6 +28,10 @@ model = nn.Linear(3, 1)
 wrapped = world.wrap(model)
 wrapped(torch.arange(12.0).reshape(4, 3)[world.rank :: world.size]).square().mean().backward()
 empty = world.rank == 1
+norm = nn.BatchNorm1d(2)
+norm.running_mean.fill_(world.rank + 1.0)
+norm.num_batches_tracked.fill_(world.rank + 5)
+world.share_buffers(norm)
 result = {
     "weight": model.weight.detach(),
     "gradient": model.weight.grad,
@@ -36,6 +40,7 @@ result = {
     "mean": world.mean({"b": world.rank, "a": 1.0}, weight=1.0 + 2 * world.rank),
     "mean_with_empty_rank": world.mean({"a": float("nan") if empty else 3.0}, weight=0.0 if empty else 5.0),
     "mean_of_nothing": world.mean({"a": 1.0}, weight=0.0),
+    "running": world.gather_rows(np.array([[*norm.running_mean, norm.num_batches_tracked]])).tolist(),
     "rows": world.gather_rows(np.full((world.rank + 1, 2), world.rank)).tolist(),
 }
 if world.is_main:
@@ -72,6 +77,7 @@ def test_two_ranks_act_as_one(tmp_path) -> None:
     assert result["mean"] == {"a": 1.0, "b": 0.75}
     assert result["mean_with_empty_rank"] == {"a": 3.0}
     assert math.isnan(result["mean_of_nothing"]["a"])
+    assert result["running"] == [[1, 1, 5], [1, 1, 5]]
     assert result["rows"] == [[0, 0], [1, 1], [1, 1]]
 
 

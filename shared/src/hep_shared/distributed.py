@@ -105,6 +105,19 @@ class World:
         device_ids = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=device_ids, find_unused_parameters=find_unused)
 
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every rank the buffers of rank 0.
+
+        Running statistics follow the events of their own rank: without this, each rank would validate another
+        network than the one that rank 0 saves.
+
+        Args:
+            model: The module to validate, the same on all ranks.
+        """
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
     def close(self) -> None:
         """Leave the group after a successful run; after an error just exit, and torchrun ends the others."""
         if self.size > 1:

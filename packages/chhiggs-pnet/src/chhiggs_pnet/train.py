@@ -18,10 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from rich.console import Console
 from rich.progress import Progress
-from torch import nn
 
 from chhiggs_pnet.config import Config, MassScaling
 from chhiggs_pnet.data.branch_map import load_branch_map
@@ -205,7 +203,7 @@ def fit(
                         save()
 
             seconds = time.perf_counter() - started
-            share_buffers(ema.module, world)
+            world.share_buffers(ema.module)
             validation = task.validate(ema.module, streams.validation, world, amp)
             record = {
                 "step": cursor.step,
@@ -318,13 +316,6 @@ def train_member(config: Config, world: World, out: Path, start: State, command:
 
 
 # Around the stages
-
-
-def share_buffers(model: nn.Module, world: World) -> None:
-    """Give every rank the running statistics of rank 0, so that all validate the same network."""
-    if world.size > 1:
-        for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)
 
 
 def check_data(found: str, ours: str, run: Path) -> None:

@@ -149,6 +149,7 @@ def train(config: Config, *, out: Path, resume: bool, device: str, command: str)
                         save()
 
             seconds = time.perf_counter() - started
+            world.share_buffers(ema.module)
             validation = task.validate(ema.module, validation_stream, world, amp)
             record = {
                 "step": cursor.step,
