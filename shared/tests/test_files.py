@@ -2,6 +2,7 @@ import errno
 import json
 import math
 import os
+import struct
 import threading
 import zlib
 from pathlib import Path
@@ -14,6 +15,7 @@ from hep_shared.files import (
     atomic_path,
     atomic_write_json,
     atomic_write_text,
+    check_root_length,
     json_ready,
     make_directory,
     manifest_path,
@@ -261,3 +263,21 @@ class TestReaderBoundary:
         with pytest.raises(type(error)) as caught, reader_boundary("a.root"):
             raise error
         assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("version", "end"), [(62400, struct.pack(">i", 300)), (1062400, struct.pack(">q", 300))]
+)
+def test_a_root_file_is_as_long_as_its_header_says(tmp_path, version, end):
+    path = tmp_path / "a.root"
+    content = (b"root" + struct.pack(">ii", version, 100) + end).ljust(300, b"\1")
+    path.write_bytes(content)
+    check_root_length(path)
+    path.write_bytes(content[:-1])
+    with pytest.raises(InputFileError, match=r"a\.root: cannot be read: it holds 299 bytes of 300; give"):
+        check_root_length(path)
+    for other in (b"", b"root", b"no ROOT file".ljust(300)):
+        path.write_bytes(other)
+        check_root_length(path)
+    with pytest.raises(InputFileError, match="does not exist"):
+        check_root_length(tmp_path / "b.root")

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import secrets
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 from hep_shared.errors import InputFileError, UserError
 
 StrPath = str | os.PathLike[str]
+_BIG = 1_000_000  # added to the version of a ROOT file with eight-byte offsets
 
 _WRITE_REMEDIES = {
     errno.ENOSPC: "free some disk space or choose another output directory",
@@ -256,6 +258,32 @@ def verify_manifest(path: StrPath) -> dict[str, Any] | None:
         if sha256_of(path) != digest:
             raise InputFileError(path, "differs from the sha256 in its manifest", remedy)
     return record
+
+
+def check_root_length(path: StrPath, *, remedy: str = "give a complete ROOT file") -> None:
+    """Refuse a ROOT file that is shorter than its own header says, such as half a copy.
+
+    Readers look at the end of a file only when they need what lies there. The header holds "root", a version,
+    the offset of the first record and the end of the last one, big-endian; from version 1,000,000 on the end
+    has eight bytes (ROOT reference guide, TFile). What does not begin like a ROOT file is left to the reader.
+
+    Args:
+        path: The file.
+        remedy: What the user should do, an imperative clause.
+
+    Raises:
+        InputFileError: The file is missing, unreadable or too short.
+    """
+    with reader_boundary(path, remedy=remedy):
+        with open(path, "rb") as file:
+            head = file.read(20)
+            size = file.seek(0, os.SEEK_END)
+        if len(head) < 20 or not head.startswith(b"root"):
+            return
+        (version,) = struct.unpack(">i", head[4:8])
+        (end,) = struct.unpack(">q", head[12:20]) if version >= _BIG else struct.unpack(">i", head[12:16])
+        if size < end:
+            raise InputFileError(path, f"cannot be read: it holds {size} bytes of {end}", remedy)
 
 
 @contextmanager

@@ -205,6 +205,14 @@ def test_damaged_files_never_escape_the_boundary(
     assert refused > 10
 
 
+def test_a_file_short_of_its_end_is_refused(
+    tmp_path: Path, files: dict[str, Path], maps: dict[str, BranchMap]
+) -> None:
+    path = tmp_path / "short.root"
+    path.write_bytes(files["flat"].read_bytes()[:-30])
+    assert "cannot be read: it holds" in refusal(path, maps["flat"])
+
+
 def test_objects_that_fail_a_requirement_are_dropped(
     files: dict[str, Path], maps: dict[str, BranchMap], events: Events
 ) -> None:

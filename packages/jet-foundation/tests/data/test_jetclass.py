@@ -129,12 +129,12 @@ def test_a_foreign_tree_and_an_empty_one(make_file: MakeFile) -> None:
         list(iter_jetclass(make_file(tree="Events")))
 
 
-@pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.9999])
 def test_a_truncated_file(make_file: MakeFile, share: float) -> None:
     path = make_file()
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(InputFileError, match=r"jets\.root"):
+    with pytest.raises(InputFileError, match=r"jets\.root: cannot be read: it holds \d+ bytes of"):
         list(iter_jetclass(path))
 
 

@@ -60,9 +60,10 @@ def test_other_content_is_not_a_root_file(tmp_path: Path, content: bytes) -> Non
         read_all(path)
 
 
-def test_truncated_file(make_photons: Make) -> None:
+@pytest.mark.parametrize("missing", [1, 30, 20000])
+def test_truncated_file(make_photons: Make, missing: int) -> None:
     path = make_photons()
-    path.write_bytes(path.read_bytes()[:-20000])
+    path.write_bytes(path.read_bytes()[:-missing])
     with pytest.raises(InputFileError, match="cannot be read"):
         read_all(path)
 

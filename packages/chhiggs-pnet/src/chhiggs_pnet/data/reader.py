@@ -18,7 +18,7 @@ from chhiggs_pnet.data.branch_map import BranchMap, Condition, JetBranches, Lept
 from chhiggs_pnet.physics import constants as c
 from chhiggs_pnet.physics.events import OBJECT_COLUMNS, Array, Events, Object, pack
 from hep_shared.errors import InputFileError
-from hep_shared.files import reader_boundary
+from hep_shared.files import check_root_length, reader_boundary
 
 STEP = 50_000  # entries read at a time
 _COMPARE = {
@@ -49,6 +49,7 @@ class EventReader:
     def __init__(self, path: Path, branch_map: BranchMap) -> None:
         self.path, self._map = Path(path), branch_map
         with reader_boundary(self.path, remedy="check that it is a complete ROOT file"):
+            check_root_length(self.path)
             self._file = uproot.open(self.path)
         try:
             self._tree = self._find_tree()

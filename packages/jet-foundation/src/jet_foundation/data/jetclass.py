@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from hep_shared.errors import InputFileError
 from hep_shared.files import (
     atomic_path,
+    check_root_length,
     manifest_path,
     reader_boundary,
     verify_manifest,
@@ -80,6 +81,7 @@ def iter_jetclass(
     with reader_boundary(path, remedy="give a complete ROOT file"):
         if verify:
             verify_manifest(path)
+        check_root_length(path)
         file = uproot.open(path)
     with file:
         tree = _find_tree(path, file)

@@ -19,7 +19,7 @@ import numpy as np
 import uproot
 
 from hep_shared.errors import InputFileError
-from hep_shared.files import reader_boundary
+from hep_shared.files import check_root_length, reader_boundary
 from megii_xec.data import checks
 from megii_xec.data.baskets import Scratch, read_basket
 from megii_xec.data.normalization import Normalization
@@ -113,6 +113,7 @@ class PhotonFile:
                 raise InputFileError(path, "is a directory", f"give files, for example '{path}/*.root'")
             if verify:
                 checks.verify_once(path)
+            check_root_length(path)
             self._file = uproot.open(path, handler=FileSource, object_cache=None, array_cache=None)
         try:
             with reader_boundary(path, remedy=DAMAGED):
