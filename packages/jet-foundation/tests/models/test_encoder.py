@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from jet_foundation.models import packing
 from jet_foundation.models.attention import ClassAttention
 from jet_foundation.models.encoder import LorentzParTEncoder, ParTEncoder, num_parameters
 from jet_foundation.physics import fourvectors as fv
@@ -47,6 +48,24 @@ def test_padding_and_company_change_nothing(name: str, jetful: Jets) -> None:
     wider = tuple(nn.functional.pad(x, (0, 0, 0, 24)) for x in (p4, features))
     wide = tokens(model, *wider, nn.functional.pad(mask, (0, 24)))
     torch.testing.assert_close(wide[:, : mask.shape[1]], together, **SAME)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["ParT", "LorentzParT"])
+def test_jets_by_length_or_in_a_rectangle(
+    name: str, training: bool, jetful: Jets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = []
+    for share in (0.0, 2.0):
+        monkeypatch.setattr(packing, "_GROUPS_BELOW", share)
+        model = build(name, hidden_tokens=True, dropout=0.0)
+        model = model.train() if training else warmed(model, jetful)
+        hidden = jetful[2] & (torch.arange(jetful[2].shape[1]) % 3 == 1)
+        found = tokens(model, *jetful, hidden)
+        found.square().mean().backward()
+        results.append([found, *(p.grad for p in model.parameters() if p.grad is not None)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["ParT", "LorentzParT"])

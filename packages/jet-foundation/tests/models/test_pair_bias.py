@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from jet_foundation.models import pair_bias
+from jet_foundation.models.packing import Packing
 from jet_foundation.models.pair_bias import PairBias, PairKind
 
 Jets = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -75,6 +76,18 @@ def test_pairs_with_a_hidden_particle_have_no_bias(jetful: Jets) -> None:
     bias = PairBias(4)(p4, mask, visible)
     assert not bias[:, :, 1][mask[:, None].expand(-1, 4, -1)].any()
     assert bias[:, :, 0, 0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("hide", [False, True])
+def test_the_list_of_pairs_is_the_rectangle(jetful: Jets, hide: bool) -> None:
+    p4, _, mask = jetful
+    visible = mask & (torch.arange(mask.shape[1]) % 4 != 1) if hide else None
+    network, packing = PairBias(4).eval(), Packing(mask, by_length=True)
+    rectangle, listed = network(p4, mask, visible), network(p4, mask, visible, packing)
+    jet, first, second = (mask[:, :, None] & mask[:, None, :]).nonzero(as_tuple=True)
+    places = packing.pair_positions(jet, first, second, 4)
+    assert listed.shape == (places.numel(),)
+    torch.testing.assert_close(listed[places], rectangle[jet, :, first, second])
 
 
 def test_unknown_options() -> None:

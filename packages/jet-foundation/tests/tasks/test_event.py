@@ -38,7 +38,7 @@ def run(tiny_config, start, events, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "run"
     config = tiny_config(
         "task.kind=event", f"start.run={start}", "start.mode=frozen", f"data.path={events}",
-        "train.epochs=8", "optim.lr=0.02", 'train.finish=["evaluate"]',
+        "train.epochs=8", "optim.lr=0.01", 'train.finish=["evaluate"]',
     )  # fmt: skip
     train(config, out=out, resume=False, device="cpu", command="test")
     return out

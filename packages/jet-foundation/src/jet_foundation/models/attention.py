@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jet_foundation.models.dropout import Dropout, dropout
+from jet_foundation.models.jet_attention import attend_in_groups, group_weights
 from jet_foundation.models.packing import Packing
 
 
@@ -72,33 +73,43 @@ class ParticleAttention(nn.Module):
         q, k, v = projected.permute(2, 0, 3, 1, 4).unbind(0)
         return q, k, v
 
-    def forward(self, x: Tensor, packing: Packing, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, packing: Packing, bias: Tensor | None) -> Tensor:
         """Let the particles of each jet attend to each other.
 
         Args:
             x: Particles, (T, C).
             packing: How they lie in the jets.
-            bias: Additive mask, (B, H, N, N).
+            bias: Additive mask, (B, H, N, N), or (H Σ n²) where the packing has groups of jets, whose lists
+                have no padding to mask, so that None stands for no bias.
 
         Returns:
             Particles, (T, C).
         """
-        q, k, v = self._heads(x, packing)
-        mixed = attend(q, k, v, bias, self.dropout if self.training else 0.0)
-        output: Tensor = self.out_proj(packing.pack(mixed.transpose(1, 2).flatten(2)))
+        drop = self.dropout if self.training else 0.0
+        if packing.groups is not None:
+            mixed = attend_in_groups(self.in_proj(x), bias, packing.groups, self.num_heads, drop=drop)
+        else:
+            assert bias is not None
+            mixed = packing.pack(attend(*self._heads(x, packing), bias, drop).transpose(1, 2).flatten(2))
+        output: Tensor = self.out_proj(mixed)
         return output
 
-    def attention_map(self, x: Tensor, packing: Packing, bias: Tensor) -> Tensor:
+    def attention_map(self, x: Tensor, packing: Packing, bias: Tensor | None) -> Tensor:
         """Attention weights, for pictures.
 
         Args:
             x: Particles, (T, C).
-            packing: How they lie in the jets.
-            bias: Additive mask, (B, H, N, N).
+            packing: How they lie in the jets, which have one length if it has groups of them.
+            bias: As in `forward`.
 
         Returns:
             Weights of query and key, (B, H, N, N); rows of padded queries are meaningless.
         """
+        if packing.groups is not None:
+            (group,) = packing.groups
+            weights = group_weights(self.in_proj(x), bias, group, self.num_heads)
+            return torch.unflatten(weights, 0, (-1, self.num_heads))
+        assert bias is not None
         q, k, _ = self._heads(x, packing)
         return torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + bias, dim=-1)
 
@@ -179,13 +190,13 @@ class ParticleAttentionBlock(nn.Module):
         self.residual_scale = nn.Parameter(torch.ones(dim))
         self.feed_forward = FeedForward(dim, ratio=ffn_ratio, dropout=dropout)
 
-    def forward(self, x: Tensor, packing: Packing, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, packing: Packing, bias: Tensor | None) -> Tensor:
         """Apply the layer.
 
         Args:
             x: Particles, (T, C).
             packing: How they lie in the jets.
-            bias: Additive mask, (B, H, N, N).
+            bias: See `ParticleAttention`.
 
         Returns:
             Particles, (T, C).

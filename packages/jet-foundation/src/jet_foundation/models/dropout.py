@@ -30,12 +30,25 @@ def dropout(x: Tensor, probability: float, *, training: bool) -> Tensor:
         return x
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, probability, training=True)
+    kept, scale = draw_kept(x.numel(), probability)
+    return x * (kept.view(x.shape) * scale).to(x.dtype)
+
+
+def draw_kept(num: int, probability: float) -> tuple[Tensor, float]:
+    """Draw which entries dropout keeps, on a CPU.
+
+    Args:
+        num: Number of entries.
+        probability: Probability of zeroing an entry.
+
+    Returns:
+        True where an entry is kept, (num,), and the factor that keeps the mean.
+    """
     dropped = round(probability * _LEVELS)
-    draws = torch.empty(-(-x.numel() // _PER_DRAW), dtype=torch.int64)
+    draws = torch.empty(-(-num // _PER_DRAW), dtype=torch.int64)
     draws.random_(-(2**63), None)
-    bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
-    kept = bits >= dropped - _LEVELS // 2
-    return x * (kept * (_LEVELS / (_LEVELS - dropped))).to(x.dtype)
+    kept = draws.view(torch.int16)[:num] >= dropped - _LEVELS // 2
+    return kept, _LEVELS / (_LEVELS - dropped)
 
 
 class Dropout(nn.Module):

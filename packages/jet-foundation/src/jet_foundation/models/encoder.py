@@ -205,7 +205,7 @@ class JetEncoder(nn.Module):
             marks = self.hidden_token + rank_encoding(tokens.shape[1], self.dim, tokens)
             tokens = torch.where(visible[..., None], tokens, marks)
             packing = Packing(valid_mask)
-        bias = self.pair_bias(p4, valid_mask, visible)
+        bias = self.pair_bias(p4, valid_mask, visible, packing)
         x = packing.pack(tokens)
         for block in self.blocks:
             x = block(x, packing, bias)

@@ -108,7 +108,7 @@ class EventClassifier(nn.Module):
                 [embedded, embedded.new_zeros(len(tokens), others, embedded.shape[2])], 1
             )
         packing = Packing(object_mask)
-        bias = self.pair_bias(object_p4, object_mask)
+        bias = self.pair_bias(object_p4, object_mask, packing=packing)
         x = packing.pack(tokens)
         for block in self.blocks:
             x = block(x, packing, bias)

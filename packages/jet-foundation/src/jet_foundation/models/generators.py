@@ -132,9 +132,11 @@ class CloudFlow(nn.Module):
         packing = Packing(valid_mask)
         context = self.condition(torch.cat([time_encoding(time, condition.shape[1]), condition], dim=-1))
         tokens = packing.pack(self.embed(x) + context[:, None])
-        lowest = torch.finfo(x.dtype).min / 2
-        bias = x.new_zeros(valid_mask.shape).masked_fill(~valid_mask, lowest)[:, None, None, :]
-        bias = bias.expand(-1, -1, x.shape[1], -1)
+        bias = None
+        if packing.groups is None:
+            lowest = torch.finfo(x.dtype).min / 2
+            bias = x.new_zeros(valid_mask.shape).masked_fill(~valid_mask, lowest)[:, None, None, :]
+            bias = bias.expand(-1, -1, x.shape[1], -1)
         for block in self.blocks:
             tokens = block(tokens, packing, bias)
         velocity: Tensor = packing.unpack(self.head(self.norm(tokens)))

@@ -181,13 +181,13 @@ class LegacyBlock(nn.Module):
             nn.Dropout(dropout),
         )
 
-    def forward(self, x: Tensor, packing: Packing, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, packing: Packing, bias: Tensor | None) -> Tensor:
         """Apply the layer.
 
         Args:
             x: Particles, (T, C).
             packing: How they lie in the jets.
-            bias: Additive mask, (B, H, N, N).
+            bias: See `ParticleAttention`.
 
         Returns:
             Particles, (T, C).
@@ -271,7 +271,7 @@ class LegacyEncoder(JetEncoder):
         """
         visible = valid_mask if hidden_mask is None else valid_mask & ~hidden_mask
         numbers = self.coordinates.encode(p4, visible, visible)
-        packing = Packing(valid_mask)
+        packing = Packing(valid_mask, by_length=False)
         mv = F.pad(numbers, (0, 12))
         marks = None
         if hidden_mask is not None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hep_shared.ops.pair_mlp import is_fused, pair_mlp, plain_layers
+from jet_foundation.models.packing import Packing
 from jet_foundation.physics.pair_features import (
     NUM_PAIR_FEATURES,
     PairIndex,
@@ -69,19 +70,36 @@ class PairBias(nn.Module):
         self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths) if norm == "batch" else None
 
-    def forward(self, p4: Tensor, valid_mask: Tensor, visible_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        p4: Tensor,
+        valid_mask: Tensor,
+        visible_mask: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
         """Compute the additive attention mask of all layers.
 
         Args:
             p4: Four-vectors (E, px, py, pz), (B, N, 4) GeV; the values of hidden particles are not used.
             valid_mask: True where a particle is real, (B, N).
             visible_mask: True where its four-vector may be used, (B, N); None means all real ones.
+            packing: How the real particles are listed; None keeps the rectangle.
 
         Returns:
-            Bias of query i and key j, (B, H, N, N).
+            Bias of query i and key j, (B, H, N, N); where the packing has groups of jets, its list of pairs,
+            (H Σ n²).
         """
         visible = valid_mask if visible_mask is None else valid_mask & visible_mask
         num_jets, num_particles = valid_mask.shape
+        if packing is not None and packing.groups is not None:
+            pairs = valid_pairs(visible)
+            values = self._network(self._features(p4, pairs))  # (P, H)
+            num_heads, listed = values.shape[1], values.flatten()
+            flat = values.new_zeros(num_heads * packing.num_pairs)
+            for first, second in ((pairs.i, pairs.j), (pairs.j, pairs.i)):
+                place = packing.pair_positions(pairs.jet, first, second, num_heads)
+                flat = flat.index_copy(0, place.flatten(), listed)
+            return flat
         if torch.compiler.is_compiling():
             bias = self._dense(p4, visible)
         else:
