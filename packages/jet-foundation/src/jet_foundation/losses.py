@@ -21,7 +21,6 @@ Dimensions: B jets, C classes, M hidden particles, Q slots, N particles.
 from typing import NamedTuple
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -123,6 +122,8 @@ def match(cost: Tensor, num_true: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         Jet, slot and particle of every assignment, each (P,) int64; at most Q of a jet.
     """
+    from scipy.optimize import linear_sum_assignment  # a second to import, for one task
+
     jets, slots, particles = [], [], []
     values = cost.detach().cpu().double().numpy()
     for jet, num in enumerate(num_true.tolist()):

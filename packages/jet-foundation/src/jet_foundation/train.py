@@ -26,11 +26,8 @@ from hep_shared.schedule import cosine_with_warmup
 from hep_shared.seed import seed_everything, seed_step
 from hep_shared.signals import StopTraining, stop_flag
 from jet_foundation.config import Config
-from jet_foundation.data.preprocess import preprocess
 from jet_foundation.data.shards import INDEX_FILE
 from jet_foundation.evaluate import evaluate
-from jet_foundation.export import export
-from jet_foundation.simulate import simulate, simulate_events
 from jet_foundation.tasks import TASKS
 from jet_foundation.tasks.common import ENCODER, build_streams, check_stamp, continued, stamp
 
@@ -202,6 +199,10 @@ def with_data(config: Config, out: Path) -> Config:
     data = config.data
     if data.path is not None:
         return config
+    # What reads ROOT files takes a second to import, here for those who have none.
+    from jet_foundation.data.preprocess import preprocess
+    from jet_foundation.simulate import simulate, simulate_events
+
     if data.simulated is None:
         verb, what = ("simulate-events", "events") if config.task.kind == "event" else ("preprocess", "jets")
         raise ConfigError(
@@ -240,6 +241,8 @@ def finish(config: Config, run: RunDir, device: str) -> dict[str, Any]:
     task = TASKS[config.task.kind]
     steps = [step for step in config.train.finish if step in task.FINISH]
     if "export" in steps:
+        from jet_foundation.export import export  # brings ONNX
+
         result["onnx"] = export(run.path, run.path / "model.onnx")["output"]
     if "evaluate" in steps:
         evaluation = evaluate(run.path, device=device)

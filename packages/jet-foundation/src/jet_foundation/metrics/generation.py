@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
-from scipy.sparse import coo_matrix
 
 from jet_foundation.physics import fourvectors as fv
 
@@ -206,6 +204,9 @@ def energy_movers_distance(true: Array, generated: Array) -> float:
     Returns:
         Distance in ΔR, exact.
     """
+    from scipy.optimize import linprog
+    from scipy.sparse import coo_matrix
+
     shares = [fv.pt(p4) / fv.pt(p4).sum() for p4 in (true, generated)]
     cost = _distances(_directions(true), _directions(generated))
     rows, columns = np.divmod(np.arange(cost.size), cost.shape[1])
