@@ -138,14 +138,6 @@ def test_a_truncated_file(make_file: MakeFile, share: float) -> None:
         list(iter_jetclass(path))
 
 
-def test_a_file_that_lacks_its_last_bytes(make_file: MakeFile) -> None:
-    path = make_file()
-    content = path.read_bytes()
-    path.write_bytes(content[:-30])
-    with pytest.raises(InputFileError, match=rf"has {len(content) - 30} of {len(content)} bytes"):
-        list(iter_jetclass(path))
-
-
 def test_a_changed_file_is_caught_by_its_manifest(tmp_path: Path, toy_jets: Jets) -> None:
     path = tmp_path / "jets.root"
     write_jetclass(path, toy_jets)

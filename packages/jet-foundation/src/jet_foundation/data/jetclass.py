@@ -83,9 +83,6 @@ def iter_jetclass(
             verify_manifest(path)
         check_root_length(path)
         file = uproot.open(path)
-        size, end = path.stat().st_size, int(file.file.fEND)
-        if size < end:
-            raise InputFileError(path, f"has {size} of {end} bytes", "copy or download it again")
     with file:
         tree = _find_tree(path, file)
         needed = needed_branches(feature_set, labels=labels)
