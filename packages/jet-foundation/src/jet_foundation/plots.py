@@ -306,7 +306,7 @@ def benchmark_chart(values: Mapping[str, Mapping[str, float]]) -> Figure:
             bars = ax.barh(names, heights, color=COLORS[0], height=0.6)
             ax.bar_label(bars, fmt="%.3g", padding=3)
             ax.set_ylim(longest - 0.4, -0.6)  # the same thickness in every panel, the first run on top
-            ax.set_title(metric)
+            ax.set_title(metric, fontsize="small")  # the longest as wide as a panel
             ax.locator_params(axis="x", nbins=4)
-            ax.set_xlim(min(0.0, 1.45 * min(heights)), 1.45 * max(*heights, 1e-12))
+            ax.set_xlim(min(0.0, 1.6 * min(heights)), 1.6 * max(*heights, 1e-12))
     return figure
