@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from chhiggs_pnet.models.edge_mlp import EdgeMean, Edges, infer
 from chhiggs_pnet.models.graph import Neighbors
+from chhiggs_pnet.models.products import linear
 
 NUM_LAYERS = 3
 
@@ -59,13 +60,14 @@ class EdgeConv(nn.Module):
         """
         head: Any = self.linears[0]
         first, second = head.weight[:, : self.in_dim], head.weight[:, self.in_dim :]
-        own, other = F.linear(x, first - second, head.bias), F.linear(x, second)
+        own, other = linear(x, first - second, head.bias), linear(x, second)
+        shortcut = linear(x, self.shortcut.weight, self.shortcut.bias)
         index, mask = neighbors
         if self.training and self.edge_dropout > 0:
             kept = torch.rand(index.shape, device=x.device) >= self.edge_dropout
             mask = kept if mask is None else mask & kept
         if self._in_pieces(x):
-            found: Tensor = self._mean_in_pieces(own, other, edges_of(index, mask)) + self.shortcut(x)
+            found: Tensor = self._mean_in_pieces(own, other, edges_of(index, mask)) + shortcut
             return found
         num_rows, num_neighbors = index.shape
         if mask is None or torch.compiler.is_exporting():
@@ -85,7 +87,7 @@ class EdgeConv(nn.Module):
             count = mask.sum(dim=1, keepdim=True).to(message.dtype)
             total = message.new_zeros(num_rows, message.shape[-1]).index_add(0, target, message)
             mean = self._last_norm(total / count.clamp(min=1.0)) * (count > 0)
-        out: Tensor = mean + self.shortcut(x)
+        out: Tensor = mean + shortcut
         return out
 
     def _in_pieces(self, x: Tensor) -> bool:

@@ -13,7 +13,8 @@ are kept. Backwards, with g_l = ∂L/∂n_l, sums over all E edges, and z the ar
 
 and for l < 3 the sums follow from matrices of size C × C that the gradient of W needs anyway: with
 M = Σ ∂L/∂z_{l+1} h_lᵀ and S = Σ ∂L/∂z_{l+1}, Σ g_l = Wᵀ S and Σ g_l h_l = Σ_rows W ⊙ M. So each layer is
-one pass forwards and one pass backwards over pieces of `PIECE_FLOATS` numbers.
+one pass forwards and one pass backwards over pieces of `PIECE_FLOATS` numbers; the products are those of
+`products`, which apply λ before they write.
 
 References:
     S. Ioffe, C. Szegedy, arXiv:1502.03167, gradient of batch normalisation.
@@ -22,6 +23,7 @@ Dimensions: V rows (nodes), E edges ordered by target row, C channels.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +31,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-SLOPE = 0.01  # of LeakyReLU below zero
+from chhiggs_pnet.models.products import SLOPE, product, rounded, uses_onednn
+
 PIECE_FLOATS = 1 << 19  # 2 MB: faster than 0.25 and 16 MB on the CPU of benchmarks/cpu.md
 _LEAKY_BACKWARD: Any = torch.ops.aten.leaky_relu_backward.grad_input
 
@@ -51,57 +54,75 @@ class Edges(NamedTuple):
             num_channels: Channels C of an edge.
 
         Returns:
-            Slices of the rows and of the edges.
+            Slices of the rows and of the edges, of pieces that have edges.
         """
         num_rows, num_edges = len(self.degree), len(self.source)
         wanted = max(PIECE_FLOATS // num_channels, 1)
         step = max(num_rows * wanted // max(num_edges, 1), 1)
         rows = [*range(0, num_rows, step), num_rows]
         first = torch.cat([self.degree.new_zeros(1), self.degree.cumsum(0)])[torch.tensor(rows)].tolist()
-        return [(slice(rows[i], rows[i + 1]), slice(first[i], first[i + 1])) for i in range(len(rows) - 1)]
+        return [
+            (slice(*of_rows), slice(*of_edges))
+            for of_rows, of_edges in zip(pairwise(rows), pairwise(first), strict=True)
+            if of_edges[1] > of_edges[0]
+        ]
 
 
 class _Moments:
-    """Mean and variance of channels, shifted against cancellation, summed in float64."""
+    """Mean and variance of channels, of pieces in one pass each, joined in float64."""
 
-    def __init__(self, num_channels: int) -> None:
-        self._shift: Tensor | None = None
-        self._sums = torch.zeros(2, num_channels, dtype=torch.float64)
+    def __init__(self) -> None:
+        self._found: list[tuple[int, Tensor, Tensor]] = []
 
     def add(self, values: Tensor) -> None:
-        if self._shift is None:
-            self._shift = values.mean(dim=0)
-        centred = values - self._shift
-        self._sums[0] += centred.sum(dim=0)
-        self._sums[1] += centred.square_().sum(dim=0)
+        mean, variance = torch.batch_norm_update_stats(values, None, None, 0.0)
+        self._found.append((len(values), mean.double(), variance.double()))
 
-    def finish(self, num: int) -> tuple[Tensor, Tensor]:
-        assert self._shift is not None
-        first, second = self._sums / num
-        mean = self._shift.double() + first
-        variance = (second - first * first).clamp(min=0.0)
-        return mean.to(self._shift.dtype), variance.to(self._shift.dtype)
+    def finish(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        total = sum(num for num, _, _ in self._found)
+        shares = [(num / total, mean, variance) for num, mean, variance in self._found]
+        centre = sum(share * mean for share, mean, _ in shares)
+        spread = sum(share * (variance + (mean - centre) ** 2) for share, mean, variance in shares)
+        assert isinstance(centre, Tensor)
+        assert isinstance(spread, Tensor)
+        return centre.to(dtype), spread.to(dtype)
 
 
-def _first(own: Tensor, other: Tensor, edges: Edges, piece: tuple[slice, slice], out: Tensor) -> Tensor:
-    """h₁ of a piece, into `out`."""
+def _first(own: Tensor, other: Tensor, edges: Edges, piece: tuple[slice, slice]) -> Tensor:
+    """h₁ of a piece, with zeros appended up to the number of rows that products want."""
     rows, part = piece
+    num = part.stop - part.start
+    whole = own.new_empty(rounded(num) if uses_onednn(own) else num, own.shape[1])
+    whole[num:] = 0
+    out = whole[:num]
     torch.index_select(other, 0, edges.source[part], out=out)
     if edges.target is None:
         mine = own[rows]
         out.view(len(mine), -1, out.shape[1]).add_(mine.unsqueeze(1))
     else:
         out.add_(own.index_select(0, edges.target[part]))
-    return F.leaky_relu_(out, SLOPE)
+    F.leaky_relu_(out, SLOPE)
+    return whole
 
 
 def _sum_at_rows(values: Tensor, edges: Edges, piece: tuple[slice, slice], out: Tensor) -> None:
-    """Sum the edges of each row of a piece into the rows of `out`."""
+    """Sum the edges of each row of a piece into the rows of `out`; appended rows do not count."""
     rows, part = piece
+    values = values[: part.stop - part.start]
     if edges.target is None:
         torch.sum(values.view(rows.stop - rows.start, -1, values.shape[1]), dim=1, out=out[rows])
     else:
         out.index_add_(0, edges.target[part], values)
+
+
+def _to_edges(values: Tensor, edges: Edges, piece: tuple[slice, slice], out: Tensor) -> None:
+    """Put the value of the target row into the first rows of `out`, one for every edge of a piece."""
+    rows, part = piece
+    if edges.target is not None:
+        torch.index_select(values, 0, edges.target[part], out=out)
+    else:
+        mine = values[rows]
+        out.view(len(mine), -1, out.shape[1]).copy_(mine.unsqueeze(1).expand(-1, len(out) // len(mine), -1))
 
 
 def infer(own: Tensor, other: Tensor, edges: Edges, layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -116,20 +137,11 @@ def infer(own: Tensor, other: Tensor, edges: Edges, layers: Sequence[tuple[Tenso
     Returns:
         (V, C); zero for a row without edges.
     """
-    num_channels = own.shape[1]
     total = torch.zeros_like(own)
-    pieces = edges.pieces(num_channels)
-    size = max((part.stop - part.start for _, part in pieces), default=0)
-    buffers = [own.new_empty(size, num_channels) for _ in range(2)]
-    for piece in pieces:
-        num = piece[1].stop - piece[1].start
-        if num == 0:
-            continue
-        hidden, spare = buffers[0][:num], buffers[1][:num]
-        _first(own, other, edges, piece, hidden)
+    for piece in edges.pieces(own.shape[1]):
+        hidden = _first(own, other, edges, piece)
         for weight, bias in layers:
-            torch.addmm(bias, hidden, weight.t(), out=spare)
-            hidden, spare = F.leaky_relu_(spare, SLOPE), hidden
+            hidden = product(hidden, weight, bias, activate=True)
         _sum_at_rows(hidden, edges, piece, total)
     return total / edges.degree.clamp(min=1).to(total.dtype).unsqueeze(1)
 
@@ -155,31 +167,29 @@ class EdgeMean(torch.autograd.Function):
             y (V, C), zero for a row without edges; mean and variance of h₁, h₂ and h₃, (C,) each.
         """
         weights, norms = parameters[:4], parameters[4:]
-        num_edges, num_channels = len(edges.source), own.shape[1]
-        pieces = edges.pieces(num_channels)
-        hidden = [own.new_empty(num_edges, num_channels) for _ in range(3)]
+        pieces = edges.pieces(own.shape[1])
+        hidden: list[list[Tensor]] = []
         mean = torch.zeros_like(own)
         found: list[Tensor] = []
         affine: list[tuple[Tensor, Tensor, Tensor]] = []
         for layer in range(3):
-            moments = _Moments(num_channels)
+            moments = _Moments()
             if layer:
                 weight, bias = weights[2 * layer - 2 : 2 * layer]
                 scale, shift, _ = affine[-1]
-                folded, offset = (weight * scale).t(), torch.addmv(bias, weight, shift)
-            for piece in pieces:
-                part = piece[1]
-                out = hidden[layer][part]
-                if len(out) == 0:
-                    continue
+                folded, offset = weight * scale, torch.addmv(bias, weight, shift)
+            found_here: list[Tensor] = []
+            for number, piece in enumerate(pieces):
                 if layer == 0:
-                    _first(own, other, edges, piece, out)
+                    out = _first(own, other, edges, piece)
                 else:
-                    F.leaky_relu_(torch.addmm(offset, hidden[layer - 1][part], folded, out=out), SLOPE)
-                moments.add(out)
+                    out = product(hidden[-1][number], folded, offset, activate=True)
+                moments.add(out[: piece[1].stop - piece[1].start])
                 if layer == 2:
                     _sum_at_rows(out, edges, piece, mean)
-            centre, variance = moments.finish(num_edges)
+                found_here.append(out)
+            hidden.append(found_here)
+            centre, variance = moments.finish(own.dtype)
             rstd = torch.rsqrt(variance + eps)
             scale = norms[2 * layer] * rstd
             affine.append((scale, norms[2 * layer + 1] - centre * scale, rstd))
@@ -189,14 +199,9 @@ class EdgeMean(torch.autograd.Function):
         there = (edges.degree > 0).to(own.dtype).unsqueeze(1)
         ctx.edges = edges
         ctx.save_for_backward(
-            *hidden,
-            mean,
-            count,
-            there,
-            *weights,
-            *found[::2],
-            *(tensor for group in affine for tensor in group),
-        )
+            mean, count, there, *weights, *found[::2], *(tensor for group in affine for tensor in group),
+            *(tensor for group in hidden for tensor in group),
+        )  # fmt: skip
         ctx.mark_non_differentiable(*found)
         return (mean * affine[2][0] + affine[2][1]) * there, *found
 
@@ -205,14 +210,13 @@ class EdgeMean(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of own, other and the parameters."""
         saved = ctx.saved_tensors
-        hidden, (mean, count, there), weights = saved[:3], saved[3:6], saved[6:10]
-        centres, affine = saved[10:13], [saved[13 + 3 * layer : 16 + 3 * layer] for layer in range(3)]
+        (mean, count, there), weights, centres = saved[:3], saved[3:7], saved[7:10]
+        affine = [saved[10 + 3 * layer : 13 + 3 * layer] for layer in range(3)]
         edges: Edges = ctx.edges
-        num_edges, num_channels = hidden[0].shape
-        pieces = [piece for piece in edges.pieces(num_channels) if piece[1].stop > piece[1].start]
-        size = max(part.stop - part.start for _, part in pieces)
-        buffer = mean.new_empty(size, num_channels)
-        of_z = torch.empty_like(hidden[0])
+        num_edges, num_channels = len(edges.source), mean.shape[1]
+        pieces = edges.pieces(num_channels)
+        hidden = [saved[19 + len(pieces) * layer :][: len(pieces)] for layer in range(3)]
+        of_z: list[Tensor] = []
         of_weights: list[Tensor] = []
         of_norms: list[Tensor] = []
 
@@ -220,7 +224,7 @@ class EdgeMean(torch.autograd.Function):
         beta = of_y.sum(dim=0)
         sum_gh = (of_y * mean).sum(dim=0)
         at_rows = of_y / count * affine[2][0]
-        folded = mean
+        folded = mean  # of no use to the last layer
         of_own, of_other = torch.zeros_like(mean), torch.zeros_like(mean)
         for layer in (2, 1, 0):
             scale, _, rstd = affine[layer]
@@ -232,28 +236,30 @@ class EdgeMean(torch.autograd.Function):
                 at_rows += offset
             matrix = mean.new_zeros(num_channels, num_channels)
             total = mean.new_zeros(num_channels)
-            for rows, part in pieces:
-                own_hidden, out = hidden[layer][part], of_z[part]
-                work = buffer[: len(out)]
+            passed: list[Tensor] = []
+            for number, piece in enumerate(pieces):
+                own_hidden, num = hidden[layer][number], piece[1].stop - piece[1].start
                 if layer < 2:
-                    torch.addmm(offset, out, folded, out=work)
-                elif edges.target is None:
-                    mine = at_rows[rows].unsqueeze(1)
-                    work.view(len(mine), -1, num_channels).copy_(mine.expand(-1, len(out) // len(mine), -1))
+                    work = product(of_z[number], folded, offset)
                 else:
-                    torch.index_select(at_rows, 0, edges.target[part], out=work)
-                work.addcmul_(slope, own_hidden)
-                _LEAKY_BACKWARD(work, own_hidden, SLOPE, True, grad_input=out)
+                    work = torch.empty_like(own_hidden)
+                    _to_edges(at_rows, edges, piece, work[:num])
+                work[num:] = 0
+                real = work[:num]
+                real.addcmul_(slope, own_hidden[:num])
+                _LEAKY_BACKWARD(real, own_hidden[:num], SLOPE, True, grad_input=real)
                 if layer:
-                    matrix.addmm_(out.t(), hidden[layer - 1][part])
-                    total += out.sum(dim=0)
+                    matrix += product(work.t(), hidden[layer - 1][number].t())
+                    total += work.sum(dim=0)
+                    passed.append(work)
                 else:
-                    _sum_at_rows(out, edges, (rows, part), of_own)
-                    of_other.index_add_(0, edges.source[part], out)
+                    _sum_at_rows(work, edges, piece, of_own)
+                    of_other.index_add_(0, edges.source[piece[1]], real)
+            of_z = passed
             if layer:
                 weight = weights[2 * layer - 2]
                 scale, shift, _ = affine[layer - 1]
                 of_weights = [matrix * scale + torch.outer(total, shift), total, *of_weights]
                 beta, sum_gh = total @ weight, (matrix * weight).sum(dim=0)
-                folded = weight * scale
+                folded = (weight * scale).t().contiguous()
         return of_own, of_other, None, None, *of_weights, *of_norms
