@@ -79,6 +79,13 @@ def test_evaluation_holds_every_point(run):
         assert entry["auc_low"] <= entry["auc"] <= entry["auc_high"]
 
 
+def test_the_terminal_shows_one_line_a_number(run):
+    lines = ok("evaluate", "--run", run, "--split", "validation").stdout.splitlines()
+    assert sum("auc.MHc130_MA88" in line for line in lines) == 1
+    assert sum("efficiency.MHc165_MA97" in line for line in lines) == 1
+    assert not any("np.float64" in line or len(line) > 120 for line in lines)
+
+
 def test_ensembles_and_dropout_have_a_spread(run):
     plain = json.loads((run / "evaluation_test.json").read_text())
     both = ok("evaluate", "--run", run, "--run", run, "--mc-dropout", 3, "--split", "validation", "--json")

@@ -289,5 +289,8 @@ def test_two_processes_give_the_curve_of_one(settings, tmp_path):
     two = RunDir.open(out).history()
     assert len(one) == len(two) == 2
     for a, b in zip(one, two, strict=True):
-        for name in ("train_loss", "val_loss", "val_auc"):
-            assert a[name] == pytest.approx(b[name], abs=2e-4)
+        # Of every point, and tighter than an AUC allows: rounding swaps two of its few scores at times.
+        losses = [name for name in a if "loss" in name]
+        assert len(losses) == 6
+        for name in losses:
+            assert a[name] == pytest.approx(b[name], abs=1e-4), name

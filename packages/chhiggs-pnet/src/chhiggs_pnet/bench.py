@@ -109,6 +109,7 @@ def network(num_features: int, num_neighbors: int) -> ParametricParticleNet:
     return ParametricParticleNet(
         num_features=num_features, num_classes=len(CLASSES), mass_mean=(130, 90), mass_std=(20, 4),
         hidden_dims=DIMS, num_neighbors=num_neighbors, conditioning="none", head_dropout=0.0,
+        frame="detector",
     )  # fmt: skip
 
 

@@ -167,8 +167,10 @@ def evaluate(
 ) -> None:
     """Measure discrimination, calibration and mass dependence at every mass point; draw the pictures."""
     from chhiggs_pnet.evaluate import evaluate as work
+    from chhiggs_pnet.evaluate import headline
 
-    print_result(work(run, split=split, device=device, checkpoint=checkpoint, mc_dropout=mc_dropout), as_json)
+    result = work(run, split=split, device=device, checkpoint=checkpoint, mc_dropout=mc_dropout)
+    print_result(result if as_json else headline(result), as_json)
 
 
 @app.command()
@@ -200,7 +202,14 @@ def compare(
     out: OutOption = Path("runs/compare"),
     against: Annotated[str, typer.Option(help="dedicated, nearest, bdt, bdt_blind or a run.")] = "dedicated",
     points: PointsOption = None,
-    budget: Annotated[str, typer.Option(help="Of a dedicated network: equal updates or events.")] = "updates",
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="Steps of each dedicated network. updates: as many as the parametric one makes. events: so "
+            "many that it sees its own mass as often as the parametric one does; then the dedicated ones of "
+            "all training points together make as many steps as the parametric one."
+        ),
+    ] = "updates",
     num_resamples: Annotated[int, typer.Option(min=10, help="Bootstrap resamples.")] = 200,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,

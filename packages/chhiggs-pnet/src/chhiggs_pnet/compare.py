@@ -69,7 +69,7 @@ def compare(
         against: One of `REFERENCES`, or a run directory.
         points: Points to compare at; all of the store if None.
         budget: Steps of a dedicated network: as many `updates` as the parametric one, or as many `events` at
-            its own point.
+            its own point, so that the networks of all training points together make as many updates.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         num_resamples: Bootstrap resamples.
 

@@ -107,8 +107,11 @@ class ParticleNetConfig(StrictModel):
     head_dropout: float = Field(0.1, ge=0, lt=1, description="Dropout of the classifier.")
     edge_dropout: float = Field(0.0, ge=0, lt=1, description="Probability of leaving out an edge.")
     input_norm: Literal["standard", "graph"] = Field("standard", description="Normalisation of the inputs.")
+    frame: Literal["detector", "event"] = Field(
+        "event", description="`event` rotates and mirrors every event into a frame of its own."
+    )
     pair_masses: bool = Field(
-        False, description="Whether the network sees the muon pair masses relative to mA."
+        False, description="Whether the network sees the muon pair masses relative to mA and mZ."
     )
     use_channel: bool = Field(False, description="Whether the classifier sees the channel.")
     use_era: bool = Field(False, description="Whether the classifier sees the data-taking era.")
@@ -132,8 +135,11 @@ class DeepSetsConfig(StrictModel):
     num_layers: int = Field(3, ge=1, description="Layers before and after the sum.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout.")
     input_norm: Literal["standard", "graph"] = Field("standard", description="Normalisation of the inputs.")
+    frame: Literal["detector", "event"] = Field(
+        "event", description="`event` rotates and mirrors every event into a frame of its own."
+    )
     pair_masses: bool = Field(
-        False, description="Whether the network sees the muon pair masses relative to mA."
+        False, description="Whether the network sees the muon pair masses relative to mA and mZ."
     )
     use_channel: bool = Field(False, description="Whether the network sees the channel.")
     use_era: bool = Field(False, description="Whether the network sees the data-taking era.")
@@ -148,8 +154,11 @@ class MlpConfig(StrictModel):
     num_nodes: int = Field(9, ge=1, description="Objects that the network sees.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout.")
     input_norm: Literal["standard", "graph"] = Field("standard", description="Normalisation of the inputs.")
+    frame: Literal["detector", "event"] = Field(
+        "event", description="`event` rotates and mirrors every event into a frame of its own."
+    )
     pair_masses: bool = Field(
-        False, description="Whether the network sees the muon pair masses relative to mA."
+        False, description="Whether the network sees the muon pair masses relative to mA and mZ."
     )
     use_channel: bool = Field(False, description="Whether the network sees the channel.")
     use_era: bool = Field(False, description="Whether the network sees the data-taking era.")

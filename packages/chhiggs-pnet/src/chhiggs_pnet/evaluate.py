@@ -100,6 +100,14 @@ def evaluate(
     return result
 
 
+def headline(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What goes to the terminal: AUC and signal efficiency at each point, of the rest what is one number."""
+    short = {key: value for key, value in result.items() if key != "points"}
+    for name in ("auc", "efficiency"):
+        short[name] = {entry["name"]: entry[name] for entry in result["points"]}
+    return short
+
+
 @dataclass(frozen=True)
 class Seen:
     """Events of a point as a network sees them.

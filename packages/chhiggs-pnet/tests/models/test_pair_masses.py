@@ -8,6 +8,7 @@ from chhiggs_pnet.data.features import node_features
 from chhiggs_pnet.models.baselines import DeepSets, Perceptron
 from chhiggs_pnet.models.pair_masses import PairMasses
 from chhiggs_pnet.models.particle_net import ParametricParticleNet
+from chhiggs_pnet.physics.constants import Z_MASS
 from chhiggs_pnet.physics.events import Object
 from chhiggs_pnet.physics.generator import generate_events
 from chhiggs_pnet.physics.mass_points import MassPoint
@@ -39,6 +40,18 @@ def test_they_are_those_of_the_selection(channel):
     np.testing.assert_allclose(
         torch.sinh(event[:, 2].double()).numpy(), np.where(second >= 0, far, 0.0), atol=2e-3, rtol=1e-4
     )
+    # r and r_Z are of one pair: their masses agree, of the event and of every node.
+    for from_a, from_z, there in (
+        (event[:, 0], event[:, 4], event[:, 1]),
+        (event[:, 2], event[:, 5], event[:, 3]),
+        (of_nodes[..., 0], of_nodes[..., 2], of_nodes[..., 1]),
+    ):
+        pair = there > 0
+        torch.testing.assert_close(
+            torch.sinh(from_a[pair].double()) + 88.0, torch.sinh(from_z[pair].double()) + Z_MASS,
+            rtol=1e-4, atol=2e-3,
+        )  # fmt: skip
+        assert not from_z[~pair].any()
     muons = torch.from_numpy(events.kind == Object.MUON)
     if channel == "Run1E2Mu":
         assert torch.equal(of_nodes[:, :-1, 1] > 0, muons)

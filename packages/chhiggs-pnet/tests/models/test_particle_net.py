@@ -77,7 +77,7 @@ def test_graph_norm_equals_pytorch_geometric(inputs):
     from chhiggs_pnet.models.graph import packing
     from chhiggs_pnet.models.inputs import NodeInputs
 
-    ours, peer = NodeInputs(14, "graph"), peer_module(14)
+    ours, peer = NodeInputs(14, "graph", "detector"), peer_module(14)
     with torch.no_grad():
         for name in ("weight", "bias", "mean_scale"):
             value = torch.rand(14, generator=torch.Generator().manual_seed(len(name)))
@@ -121,7 +121,12 @@ def test_gradients_are_finite(inputs, conditioning):
 @pytest.mark.parametrize(("features", "k"), [(9, 8)])
 def test_onnx_gives_the_same(inputs, tmp_path, features, k):
     network = build(
-        num_features=features, num_neighbors=k, conditioning="film", use_channel=True, pair_masses=True
+        num_features=features,
+        num_neighbors=k,
+        conditioning="film",
+        use_channel=True,
+        pair_masses=True,
+        frame="event",
     )
     given = {**inputs, "nodes": inputs["nodes"][..., :features]}
     worst = export_onnx(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from chhiggs_pnet.data.schema import NUM_NODES
 from chhiggs_pnet.models.conditioning import NUM_MASS_INPUTS, MassInputs
+from chhiggs_pnet.models.frame import Frame
 from chhiggs_pnet.models.graph import Packing, packing
 from chhiggs_pnet.models.inputs import InputNorm, NodeInputs
 from chhiggs_pnet.models.pair_masses import NUM_NODE_INPUTS, PairMasses
@@ -45,9 +46,10 @@ class _Baseline(nn.Module):
         use_era: bool = False,
         pair_masses: bool = False,
         input_norm: InputNorm = "standard",
+        frame: Frame = "event",
     ) -> None:
         super().__init__()
-        self.inputs = NodeInputs(num_features, input_norm)
+        self.inputs = NodeInputs(num_features, input_norm, frame)
         self.masses = MassInputs(mass_mean, mass_std)
         self.event_inputs = EventInputs(
             use_masses=True, use_channel=use_channel, use_era=use_era, use_pairs=pair_masses
@@ -59,7 +61,7 @@ class _Baseline(nn.Module):
     def node_inputs(
         self, nodes: Tensor, valid_mask: Tensor, masses: Tensor, graph: Packing
     ) -> tuple[Tensor, Tensor | None]:
-        """Features of the nodes, (V, F), and what the pair masses say of the event, (B, 4)."""
+        """Features of the nodes, (V, F), and what the pair masses say of the event, (B, 6)."""
         x = self.inputs(nodes, graph)
         if self.pair_masses is None:
             return x, None
@@ -80,8 +82,9 @@ class DeepSets(_Baseline):
         dropout: Dropout.
         use_channel: Whether ρ sees the channel.
         use_era: Whether ρ sees the era.
-        pair_masses: Whether it sees the muon pair masses relative to mA.
+        pair_masses: Whether it sees the muon pair masses relative to mA and mZ.
         input_norm: Normalisation of the features.
+        frame: `event` rotates and mirrors every event into its own frame.
     """
 
     def __init__(
@@ -98,11 +101,12 @@ class DeepSets(_Baseline):
         use_era: bool = False,
         pair_masses: bool = False,
         input_norm: InputNorm = "standard",
+        frame: Frame = "event",
     ) -> None:
         super().__init__(
             num_features=num_features, num_classes=num_classes, mass_mean=mass_mean, mass_std=mass_std,
             hidden_dim=hidden_dim, use_channel=use_channel, use_era=use_era, pair_masses=pair_masses,
-            input_norm=input_norm,
+            input_norm=input_norm, frame=frame,
         )  # fmt: skip
         self.phi = _perceptron(self.node_dim + NUM_MASS_INPUTS, hidden_dim, num_layers, dropout)
         self.rho = _perceptron(hidden_dim + self.event_inputs.width, hidden_dim, num_layers, dropout)
@@ -135,8 +139,9 @@ class Perceptron(_Baseline):
         dropout: Dropout.
         use_channel: Whether it sees the channel.
         use_era: Whether it sees the era.
-        pair_masses: Whether it sees the muon pair masses relative to mA.
+        pair_masses: Whether it sees the muon pair masses relative to mA and mZ.
         input_norm: Normalisation of the features.
+        frame: `event` rotates and mirrors every event into its own frame.
     """
 
     def __init__(
@@ -154,11 +159,12 @@ class Perceptron(_Baseline):
         use_era: bool = False,
         pair_masses: bool = False,
         input_norm: InputNorm = "standard",
+        frame: Frame = "event",
     ) -> None:
         super().__init__(
             num_features=num_features, num_classes=num_classes, mass_mean=mass_mean, mass_std=mass_std,
             hidden_dim=hidden_dim, use_channel=use_channel, use_era=use_era, pair_masses=pair_masses,
-            input_norm=input_norm,
+            input_norm=input_norm, frame=frame,
         )  # fmt: skip
         self.num_nodes = min(num_nodes, NUM_NODES - 1)
         width = (self.num_nodes + 1) * self.node_dim + self.event_inputs.width

@@ -5,6 +5,7 @@ r"""What a network sees of a node: standardised logarithms, or each event normal
 
 Mean and standard deviation are taken from training events and stored with the weights. GraphNorm is what the
 CMS analysis uses; it removes the energy scale of the event, so it is not the default.
+Before that, events may be brought into a frame of their own (`frame`).
 
 References:
     T. Cai et al., arXiv:2009.03294 (GraphNorm).
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from chhiggs_pnet.data.schema import EXT14
+from chhiggs_pnet.models.frame import Frame, align
 from chhiggs_pnet.models.graph import Packing
 
 InputNorm = Literal["standard", "graph"]
@@ -64,14 +66,15 @@ class NodeInputs(nn.Module):
     Args:
         num_features: Features F, the first ones of `EXT14`.
         norm: `standard` or `graph`.
+        frame: `event` rotates and mirrors every event into its own frame, `detector` leaves it.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, num_features: int, norm: InputNorm = "standard") -> None:
+    def __init__(self, num_features: int, norm: InputNorm = "standard", frame: Frame = "event") -> None:
         super().__init__()
-        self.norm = norm
+        self.norm, self.frame = norm, frame
         if norm == "standard":
             self.register_buffer("mean", torch.zeros(num_features))
             self.register_buffer("std", torch.ones(num_features))
@@ -101,7 +104,7 @@ class NodeInputs(nn.Module):
         Returns:
             (V, F).
         """
-        raw = graph.pack(nodes)
+        raw = graph.pack(align(nodes, graph.valid_mask) if self.frame == "event" else nodes)
         if self.norm == "standard":
             return (compress(raw) - self.mean) / self.std
         centred = raw - self.mean_scale * graph.mean(raw).index_select(0, graph.event)

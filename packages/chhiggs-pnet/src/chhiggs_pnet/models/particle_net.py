@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from chhiggs_pnet.data.schema import ERAS, EXT14
 from chhiggs_pnet.models.conditioning import NUM_MASS_INPUTS, Film, MassAwareAttention, MassInputs
 from chhiggs_pnet.models.edge_conv import EdgeConv
+from chhiggs_pnet.models.frame import Frame
 from chhiggs_pnet.models.graph import directions, nearest_neighbors, packing
 from chhiggs_pnet.models.inputs import InputNorm, NodeInputs
 from chhiggs_pnet.models.pair_masses import NUM_EVENT_INPUTS, NUM_NODE_INPUTS, PairMasses
@@ -58,7 +59,7 @@ class EventInputs(nn.Module):
             masses: Standardised hypotheses, (B, M).
             channel: Index into `CHANNELS`, (B,) int64.
             era: Index into `ERAS`, (B,) int64.
-            pairs: What `PairMasses` gives for the event, (B, 4), if it is an input.
+            pairs: What `PairMasses` gives for the event, (B, 6), if it is an input.
 
         Returns:
             Blocks of columns, (B, ·) each.
@@ -88,8 +89,9 @@ class ParametricParticleNet(nn.Module):
         head_masses: Whether the classifier sees the hypothesis too.
         use_channel: Whether the classifier sees the channel.
         use_era: Whether the classifier sees the era.
-        pair_masses: Whether nodes and classifier see the muon pair masses relative to mA.
+        pair_masses: Whether nodes and classifier see the muon pair masses relative to mA and mZ.
         input_norm: Normalisation of the features.
+        frame: `event` rotates and mirrors every event into its own frame.
         head_dim: Hidden width of the classifier.
         dropout: Dropout inside edge convolutions.
         head_dropout: Dropout of the classifier.
@@ -112,6 +114,7 @@ class ParametricParticleNet(nn.Module):
         use_era: bool = False,
         pair_masses: bool = False,
         input_norm: InputNorm = "standard",
+        frame: Frame = "event",
         head_dim: int = 256,
         dropout: float = 0.0,
         head_dropout: float = 0.1,
@@ -119,7 +122,7 @@ class ParametricParticleNet(nn.Module):
     ) -> None:
         super().__init__()
         self.num_neighbors = num_neighbors
-        self.inputs = NodeInputs(num_features, input_norm)
+        self.inputs = NodeInputs(num_features, input_norm, frame)
         self.masses = MassInputs(mass_mean, mass_std)
         self.event_inputs = EventInputs(
             use_masses=head_masses, use_channel=use_channel, use_era=use_era, use_pairs=pair_masses

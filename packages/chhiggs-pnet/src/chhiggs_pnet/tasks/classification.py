@@ -26,6 +26,7 @@ from chhiggs_pnet.losses import disco, event_weights, weighted_cross_entropy
 from chhiggs_pnet.metrics.discrimination import auc, likelihood_ratio
 from chhiggs_pnet.models.baselines import DeepSets, Perceptron
 from chhiggs_pnet.models.deploy import EventClassifier
+from chhiggs_pnet.models.frame import align
 from chhiggs_pnet.models.inputs import statistics
 from chhiggs_pnet.models.particle_net import ParametricParticleNet
 from chhiggs_pnet.physics.events import Array
@@ -226,7 +227,8 @@ def build_streams(config: Config, world: World) -> Streams:
         for point in validation_points(config, store)
     }
     first = split_events(config, store, stream.points[0], "train", limit=STATISTICS_EVENTS).columns
-    found = statistics(torch.from_numpy(first["nodes"]), torch.from_numpy(first["valid_mask"]))
+    nodes, valid_mask = (torch.from_numpy(first[name]) for name in ("nodes", "valid_mask"))
+    found = statistics(align(nodes, valid_mask) if config.model.frame == "event" else nodes, valid_mask)
     return Streams(stream, validation, found)
 
 
