@@ -289,8 +289,9 @@ def test_two_processes_give_the_curve_of_one(settings, tmp_path):
     two = RunDir.open(out).history()
     assert len(one) == len(two) == 2
     for a, b in zip(one, two, strict=True):
-        # Of every point, and tighter than an AUC allows: rounding swaps two of its few scores at times.
         losses = [name for name in a if "loss" in name]
         assert len(losses) == 6
         for name in losses:
             assert a[name] == pytest.approx(b[name], abs=1e-4), name
+        # Rounding may swap scores that lie side by side; one swap among so few events moves the AUC by 3e-4.
+        assert a["val_auc"] == pytest.approx(b["val_auc"], abs=1e-3)
