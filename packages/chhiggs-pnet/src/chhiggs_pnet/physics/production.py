@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.integrate import trapezoid
 
 from chhiggs_pnet.physics import constants as c
 from chhiggs_pnet.physics.decays import two_body_rest
@@ -92,7 +93,7 @@ class MassAndRapidity:
             The tables.
         """
         y, integrand = _luminosity(shape, masses)
-        density = cross_section / masses * np.trapezoid(integrand, y, axis=1)
+        density = cross_section / masses * trapezoid(integrand, y, axis=1)
         return cls(InverseCdf(masses, density), InverseCdf(y, integrand, masses))
 
     def draw(self, rng: np.random.Generator, num: int, recoil: Array) -> tuple[Array, Array]:
@@ -125,7 +126,7 @@ def _top_pair_tables(initial: str) -> tuple[MassAndRapidity, InverseCdf]:
     beta, cosine = np.linspace(0.0, 1.0, 65)[:, None], np.linspace(-1.0, 1.0, 257)
     element = _matrix_element(initial, np.minimum(beta, 0.999), cosine)
     velocity = np.sqrt(1 - (2 * c.TOP_MASS / masses) ** 2)
-    integral = np.trapezoid(_matrix_element(initial, velocity[:, None], cosine), cosine, axis=1)
+    integral = trapezoid(_matrix_element(initial, velocity[:, None], cosine), cosine, axis=1)
     shape = _GLUON if initial == "gg" else _QUARK
     pairs = MassAndRapidity.build(shape, masses, velocity / masses**2 * integral)
     return pairs, InverseCdf(np.broadcast_to(cosine, element.shape), element, beta[:, 0])
@@ -196,7 +197,7 @@ def _three_body_tables(mass_1: float, mass_2: float, mass_3: float) -> tuple[Mas
     share = np.linspace(0.0, 1.0, 129)  # of the free energy that goes into the pair (2, 3)
     pair = mass_2 + mass_3 + share * (masses[:, None] - threshold)
     density = breakup_momentum(masses[:, None], mass_1, pair) * breakup_momentum(pair, mass_2, mass_3)
-    phase_space = np.trapezoid(density, pair, axis=1) / masses
+    phase_space = trapezoid(density, pair, axis=1) / masses
     tables = MassAndRapidity.build(_GLUON, masses, phase_space / masses**4)
     return tables, InverseCdf(np.broadcast_to(share, density.shape), density, masses)
 
