@@ -96,7 +96,8 @@ def confusion_matrix(counts: Array, classes: Sequence[str]) -> Figure:
     """
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.8 + 0.62 * len(classes), 1.4 + 0.56 * len(classes)), layout="constrained")
+        size = max(len(classes), 5)  # below, the label of the colour bar is longer than the bar
+        figure = Figure(figsize=(1.8 + 0.62 * size, 1.4 + 0.56 * size), layout="constrained")
         ax = figure.subplots()
         image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
         for row, column in np.ndindex(shares.shape):
