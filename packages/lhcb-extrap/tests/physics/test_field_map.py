@@ -79,9 +79,7 @@ def test_torch_lookup_agrees_and_has_the_gradient_of_the_map(field_map):
         np.testing.assert_allclose(dy, by_y[component], atol=1e-15)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.torch.jit.script. is deprecated:FutureWarning"
-)  # torch 2.15 itself, in jvp
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch itself, in jvp
 def test_torch_lookup_works_under_forward_mode_and_vmap(field_map):
     values = map_values(field_map, dtype=torch.float64)
 
