@@ -20,7 +20,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any
 
 import torch
@@ -222,6 +222,27 @@ def under_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     if not torch.is_autocast_enabled(tensors[0].device.type):
         return tensors
     return tuple(t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors)
+
+
+def without_autocast(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a reference compute in the dtype of its arguments: its matrix products would be in half precision.
+
+    Args:
+        function: Reference whose first argument is a tensor.
+
+    Returns:
+        The same function, during which autocast is off.
+    """
+
+    @wraps(function)
+    def run(first: Tensor, *args: Any, **options: Any) -> Tensor:
+        device = first.device.type
+        if not torch.is_autocast_enabled(device):
+            return function(first, *args, **options)
+        with torch.autocast(device, enabled=False):
+            return function(first, *args, **options)
+
+    return run
 
 
 def require(condition: bool, operator: str, message: str) -> None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hep_shared.ops._backend import must_use_reference, register, require, under_autocast
+from hep_shared.ops._backend import must_use_reference, register, require, under_autocast, without_autocast
 
 NUM_COMPONENTS, NUM_COEFFICIENTS = 16, 10
 GRADES = (0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 4)
@@ -98,6 +98,7 @@ def dense_matrix(weight: Tensor) -> Tensor:
     return matrix.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
+@without_autocast
 def reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Map rows in plain PyTorch.
 
@@ -119,6 +120,7 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.cat([front, back.flip(2)], dim=2) + functional.pad(bias[:, None], (0, NUM_COMPONENTS - 1))
 
 
+@without_autocast
 def gradient_reference(x: Tensor, grad: Tensor) -> Tensor:
     """Gradient of the coefficients, (O, I, 10), from rows (N, I, 16) and (N, O, 16), in plain PyTorch."""
     slope, same = grad.permute(2, 1, 0), x.permute(2, 0, 1)

@@ -30,6 +30,7 @@ from hep_shared.ops._backend import (
     register,
     require,
     under_autocast,
+    without_autocast,
 )
 
 NUM_DIRECTIONS = 7
@@ -105,6 +106,7 @@ def _convolve(
     return y, features, nodes
 
 
+@without_autocast
 def reference(
     x: Tensor, table: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, eps: float
 ) -> Tensor:
@@ -113,6 +115,7 @@ def reference(
     return functional.layer_norm(y, gamma.shape, gamma, beta, eps).contiguous()
 
 
+@without_autocast
 def pullback_reference(
     x: Tensor, grad: Tensor, table: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, eps: float
 ) -> Tensor:

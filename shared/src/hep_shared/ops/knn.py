@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hep_shared.ops._backend import must_use_reference, register, require, under_autocast
+from hep_shared.ops._backend import must_use_reference, register, require, under_autocast, without_autocast
 
 MAX_NEIGHBORS = 32
 MAX_COORDINATES = 4
@@ -72,6 +72,7 @@ def knn(points: Tensor, valid_mask: Tensor, k: int, *, period: float | None = No
     return run(points, valid_mask, k, period or 0.0)
 
 
+@without_autocast
 def reference(points: Tensor, valid_mask: Tensor, k: int, period: float) -> Tensor:
     """Find them in plain PyTorch, block by block; a `period` of 0 is none."""
     # On a GPU fewer and larger blocks keep the device busy.

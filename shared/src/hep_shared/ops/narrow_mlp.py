@@ -16,7 +16,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from hep_shared.ops._backend import must_use_reference, recomputing, register, require, under_autocast
+from hep_shared.ops._backend import (
+    must_use_reference,
+    recomputing,
+    register,
+    require,
+    under_autocast,
+    without_autocast,
+)
 
 MAX_WIDTH, MAX_LAYERS = 64, 8
 Activation = Literal["tanh", "silu", "relu", "isru"]
@@ -82,6 +89,7 @@ def pack(layers: nn.Module) -> tuple[Tensor, list[int]]:
     return weights, [linear[0].in_features, *(layer.out_features for layer in linear)]
 
 
+@without_autocast
 def reference(rows: Tensor, weights: Tensor, sizes: Sequence[int], activation: int) -> Tensor:
     """Evaluate in plain PyTorch; `activation` counts in the order of `Activation`."""
     start, values = 0, rows

@@ -12,7 +12,7 @@ Dimension legend: N vectors, K codes, D dimensions.
 import torch
 from torch import Tensor
 
-from hep_shared.ops._backend import must_use_reference, register, require, under_autocast
+from hep_shared.ops._backend import must_use_reference, register, require, under_autocast, without_autocast
 
 BLOCK_BYTES = 1 << 21
 _OP = "nearest_code"
@@ -55,6 +55,7 @@ def nearest_code(vectors: Tensor, codes: Tensor) -> Tensor:
     return run(vectors, codes, half_norms)
 
 
+@without_autocast
 def reference(vectors: Tensor, codes: Tensor, half_norms: Tensor) -> Tensor:
     """Find them in plain PyTorch, block by block; `half_norms` is |e_k|² / 2, (K,)."""
     # On a GPU fewer and larger blocks keep the device busy.
