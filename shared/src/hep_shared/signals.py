@@ -13,7 +13,6 @@ from pathlib import Path
 from types import FrameType
 
 EXIT_CHECKPOINTED = 85
-_LAST_RESORT = "the next SIGTERM ends the program at once"
 
 
 @dataclass
@@ -89,7 +88,8 @@ def _request_stop(signum: int, frame: FrameType | None) -> None:
         name = signal.Signals(signum).name
         _flag.requested, _flag.signal_name = True, name
         # The logging of Python takes locks, which the interrupted code may hold.
-        os.write(2, f"{name}: a training saves its state and ends; {_LAST_RESORT}\n".encode())
+        text = f"{name}: a training saves its state and ends; the next SIGTERM ends the program at once\n"
+        os.write(2, text.encode())
 
 
 def _restore_default(signum: int) -> None:

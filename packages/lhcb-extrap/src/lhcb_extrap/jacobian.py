@@ -45,7 +45,7 @@ def network_jacobian(network: nn.Module, tracks: Tensor) -> Tensor:
         return result
 
     with warnings.catch_warnings():
-        # torch warns of its own use of a deprecated function inside jacfwd, up to 2.14 as DeprecationWarning.
+        # torch warns of its own use of a deprecated function inside jacfwd, 2.11 as DeprecationWarning.
         for category in (FutureWarning, DeprecationWarning):
             warnings.filterwarnings("ignore", category=category, module=r"torch\..*")
         jacobian: Tensor = vmap(jacfwd(end))(tracks[:, :_NUM_STATE], tracks[:, _NUM_STATE:])
