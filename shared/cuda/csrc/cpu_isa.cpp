@@ -1,6 +1,7 @@
 // Compiled once per instruction set: loops over rows, a lane's width at a time.
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "core/adaptive.h"
 #include "core/dense.h"
@@ -12,6 +13,7 @@
 #include "core/propagate.h"
 #include "core/table.h"
 #include "core/tokens.h"
+#include "core/transposed.h"
 
 #define HEPK_PASTE_(a, b) a##b
 #define HEPK_PASTE(a, b) HEPK_PASTE_(a, b)
@@ -662,6 +664,54 @@ void hex_pullback(const HexShape& shape, const T* x, const T* grad, const int64_
   }
 }
 
+// One column of lanes of a tile: all columns of a from begin to end.
+template <class F, int kLanes, class T>
+void product_columns(const T* a, int64_t inputs, const T* b, int64_t b_stride, int64_t rows, T* out,
+                     int64_t out_stride, int64_t begin, int64_t end) {
+  int64_t i = begin;
+  for (; i + kTileColumns <= end; i += kTileColumns) {
+    product_tile<F, kTileColumns, kLanes>(a + i, inputs, b, b_stride, rows, out + i * out_stride, out_stride);
+  }
+  for (; i + 2 <= end; i += 2) product_tile<F, 2, kLanes>(a + i, inputs, b, b_stride, rows, out + i * out_stride, out_stride);
+  if (i < end) product_tile<F, 1, kLanes>(a + i, inputs, b, b_stride, rows, out + i * out_stride, out_stride);
+}
+
+template <class F, class T>
+void transposed_product(const T* a, const T* b, T* out, int64_t rows, int64_t inputs, int64_t outputs, int64_t begin,
+                        int64_t end) {
+  constexpr int64_t kBlock = 128, kWidth = lane<F>::width;  // rows that stay in the cache
+  const int64_t whole = outputs / kWidth, rest = outputs % kWidth;  // lanes, and columns behind the last one
+  T wide[kBlock * kWidth], sums[kTileColumns * kWidth];
+  std::memset(out + begin * outputs, 0, sizeof(T) * (end - begin) * outputs);
+  for (int64_t first = 0; first < rows; first += kBlock) {
+    const int64_t count = first + kBlock < rows ? kBlock : rows - first;
+    const T *from_a = a + first * inputs, *from_b = b + first * outputs;
+    // Tiles of like width: five lanes are 3 + 2, not 3 + 1 + 1.
+    for (int64_t lanes = whole, tiles = (whole + kTileLanes - 1) / kTileLanes; tiles > 0; --tiles) {
+      const int64_t taken = (lanes + tiles - 1) / tiles, column = (whole - lanes) * kWidth;
+      const auto run = [&](auto count_of) {
+        product_columns<F, decltype(count_of)::value>(from_a, inputs, from_b + column, outputs, count, out + column,
+                                                      outputs, begin, end);
+      };
+      if (taken == 1) run(std::integral_constant<int, 1>{});
+      if (taken == 2) run(std::integral_constant<int, 2>{});
+      if (taken == 3) run(std::integral_constant<int, kTileLanes>{});
+      lanes -= taken;
+    }
+    if (rest == 0) continue;
+    std::memset(wide, 0, sizeof wide);
+    for (int64_t n = 0; n < count; ++n) std::memcpy(wide + n * kWidth, from_b + n * outputs + whole * kWidth, sizeof(T) * rest);
+    for (int64_t i = begin; i < end; i += kTileColumns) {
+      const int64_t last = i + kTileColumns < end ? i + kTileColumns : end;
+      std::memset(sums, 0, sizeof sums);
+      product_columns<F, 1>(from_a + i, inputs, wide, kWidth, count, sums, kWidth, 0, last - i);
+      for (int64_t k = i; k < last; ++k) {
+        for (int64_t c = 0; c < rest; ++c) out[k * outputs + whole * kWidth + c] += sums[(k - i) * kWidth + c];
+      }
+    }
+  }
+}
+
 }  // namespace HEPK_ISA
 
 const Table HEPK_PASTE(table_, HEPK_ISA) = {
@@ -670,12 +720,12 @@ const Table HEPK_PASTE(table_, HEPK_ISA) = {
      equi_widen<float>, equi_linear<float_lanes>, equi_gradient<float_lanes>, equi_fold<float>,
      pair_features<float_lanes>,
      tokens<float_lanes>, nearest<float_lanes>, knn<float_lanes>,
-     hex<float_lanes>, hex_pullback<float_lanes>},
+     hex<float_lanes>, hex_pullback<float_lanes>, transposed_product<float_lanes>},
     {field<double_lanes>, pullback<double_lanes>, propagate<double_lanes>, propagate_adaptive<double_lanes>, narrow_mlp<double_lanes>,
      equi_widen<double>, equi_linear<double_lanes>, equi_gradient<double_lanes>, equi_fold<double>,
      pair_features<double_lanes>,
      tokens<double_lanes>, nearest<double_lanes>, knn<double_lanes>,
-     hex<double_lanes>, hex_pullback<double_lanes>},
+     hex<double_lanes>, hex_pullback<double_lanes>, transposed_product<double_lanes>},
 };
 
 }  // namespace hepk

@@ -437,4 +437,23 @@ Tensor hex_conv_norm_pullback(Tensor x, Tensor grad, Tensor table, Tensor weight
   return out;
 }
 
+template <class Device>
+Tensor transposed_product(Tensor a, Tensor b) {
+  const char* op = "hep::transposed_product";
+  STD_TORCH_CHECK(a.dim() == 2 && b.dim() == 2, op, ": a and b must be (N, I) and (N, O)");
+  a = leading_rows<Device>(op, "a", a, a.size(1));
+  check_like(op, "b", b, a);
+  STD_TORCH_CHECK(b.size(0) == a.size(0), op, ": a and b must have as many rows");
+  b = torch::stable::contiguous(b);
+  Tensor out = torch::stable::new_empty(a, {a.size(1), b.size(1)});
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Device::template transposed_product<T>(data<T>(a), data<T>(b), static_cast<T*>(out.mutable_data_ptr()), a.size(0),
+                                           a.size(1), b.size(1));
+  };
+  if (a.size(1) == 0 || b.size(1) == 0) return out;
+  a.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  return out;
+}
+
 }  // namespace hepk

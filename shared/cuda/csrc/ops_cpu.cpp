@@ -186,6 +186,17 @@ struct Cpu {
       for (int64_t i = 0; i < size; ++i) of_parameters[i] += sums[group * size + i];
     }
   }
+
+  // Threads share the columns of a: each sum is one thread's.
+  template <class T>
+  static void transposed_product(const T* a, const T* b, T* out, int64_t rows, int64_t inputs, int64_t outputs) {
+    constexpr int64_t kTile = 24;  // columns; a multiple of those in a tile of every instruction set
+    const auto& kernel = kernels<T>();
+    torch::stable::parallel_for(0, (inputs + kTile - 1) / kTile, 1, [&](int64_t begin, int64_t end) {
+      kernel.transposed_product(a, b, out, rows, inputs, outputs, begin * kTile,
+                                end * kTile < inputs ? end * kTile : inputs);
+    });
+  }
 };
 
 }  // namespace
@@ -204,6 +215,7 @@ STABLE_TORCH_LIBRARY_IMPL(hep, CPU, m) {
   m.impl("knn", TORCH_BOX(&hepk::knn<Cpu>));
   m.impl("hex_conv_norm", TORCH_BOX(&hepk::hex_conv_norm<Cpu>));
   m.impl("hex_conv_norm_pullback", TORCH_BOX(&hepk::hex_conv_norm_pullback<Cpu>));
+  m.impl("transposed_product", TORCH_BOX(&hepk::transposed_product<Cpu>));
 }
 
 // Which instruction set serves; null where HEP_SHARED_ISA asks for one that cannot.

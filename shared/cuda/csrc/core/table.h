@@ -112,6 +112,9 @@ struct Kernels {
   // grad (B, N, C) -> gradient of x (B, N, C), and of the parameters (kHexRows, C), summed over events begin to end
   void (*hex_pullback)(const HexShape& shape, const T* x, const T* grad, const int64_t* table, const T* weight,
                        const T* bias, const T* gamma, T* of_x, T* of_parameters, int64_t begin, int64_t end);
+  // a (N, I), b (N, O) -> rows begin to end of a^T b (I, O)
+  void (*transposed_product)(const T* a, const T* b, T* out, int64_t rows, int64_t inputs, int64_t outputs,
+                             int64_t begin, int64_t end);
 };
 
 struct Table {

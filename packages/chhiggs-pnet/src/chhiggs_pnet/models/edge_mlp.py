@@ -32,6 +32,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from chhiggs_pnet.models.products import SLOPE, product, rounded, uses_onednn
+from hep_shared.ops.transposed import transposed_product
 
 PIECE_FLOATS = 1 << 19  # 2 MB: faster than 0.25 and 16 MB on the CPU of benchmarks/cpu.md
 _LEAKY_BACKWARD: Any = torch.ops.aten.leaky_relu_backward.grad_input
@@ -249,7 +250,7 @@ class EdgeMean(torch.autograd.Function):
                 real.addcmul_(slope, own_hidden[:num])
                 _LEAKY_BACKWARD(real, own_hidden[:num], SLOPE, True, grad_input=real)
                 if layer:
-                    matrix += product(work.t(), hidden[layer - 1][number].t())
+                    matrix += transposed_product(work, hidden[layer - 1][number])
                     total += work.sum(dim=0)
                     passed.append(work)
                 else:

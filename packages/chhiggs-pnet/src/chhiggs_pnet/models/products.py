@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from hep_shared.ops.transposed import transposed_product
+
 SLOPE = 0.01  # of LeakyReLU below zero
 _HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -108,6 +110,6 @@ class _Linear(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
             product(grad, weight.t()) if needs_x else None,
-            product(grad.t(), x.t()) if needs_weight else None,
+            transposed_product(grad, x) if needs_weight else None,
             grad.sum(dim=0) if needs_bias else None,
         )
