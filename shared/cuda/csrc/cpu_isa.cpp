@@ -5,6 +5,7 @@
 
 #include "core/adaptive.h"
 #include "core/dense.h"
+#include "core/edges.h"
 #include "core/equilinear.h"
 #include "core/hex.h"
 #include "core/knn.h"
@@ -712,6 +713,54 @@ void transposed_product(const T* a, const T* b, T* out, int64_t rows, int64_t in
   }
 }
 
+template <class F, class T>
+void edge_message(const EdgeLists& lists, const T* own, const T* other, const int64_t* source, const int64_t* first,
+                  T* out, int64_t begin, int64_t end) {
+  const int32_t channels = lists.channels;
+  const T slope = static_cast<T>(lists.slope);
+  for (int64_t row = begin; row < end; ++row) {
+    const T* mine = own + row * channels;
+    const EdgesOfRow edges(first, row, lists.edges);
+    for (int64_t e = edges.begin; e < edges.end; ++e) {
+      T* message = out + e * channels;
+      if (source[e] < 0 || source[e] >= lists.sources) {
+        std::fill(message, message + channels, static_cast<T>(NAN));
+        continue;
+      }
+      const T* theirs = other + source[e] * channels;
+      each_channel<F>(channels, [&](auto zero, int32_t c) __attribute__((always_inline)) {
+        using G = decltype(zero);
+        write(leaky(read<G>(mine + c) + read<G>(theirs + c), splat<G>(slope)), message + c);
+      });
+    }
+  }
+}
+
+template <class F, class T>
+void edge_pullback(const EdgeLists& lists, const T* grad, const T* message, const int64_t* source, const int64_t* first,
+                   T* of_own, T* of_other, int32_t begin, int32_t end) {
+  const int64_t channels = lists.channels;
+  const size_t bytes = sizeof(T) * (end - begin);
+  const T slope = static_cast<T>(lists.slope);
+  for (int64_t row = 0; row < lists.sources; ++row) std::memset(of_other + row * channels + begin, 0, bytes);
+  for (int64_t row = 0; row < lists.rows; ++row) {
+    T* sum = of_own + row * channels + begin;
+    std::memset(sum, 0, bytes);
+    const EdgesOfRow edges(first, row, lists.edges);
+    for (int64_t e = edges.begin; e < edges.end; ++e) {
+      if (source[e] < 0 || source[e] >= lists.sources) continue;
+      const T *h = message + e * channels + begin, *g = grad + e * channels + begin;
+      T* target = of_other + source[e] * channels + begin;
+      each_channel<F>(end - begin, [&](auto zero, int32_t c) __attribute__((always_inline)) {
+        using G = decltype(zero);
+        const G of_z = leaky_pullback(read<G>(h + c), read<G>(g + c), splat<G>(slope));
+        write(read<G>(sum + c) + of_z, sum + c);
+        write(read<G>(target + c) + of_z, target + c);
+      });
+    }
+  }
+}
+
 }  // namespace HEPK_ISA
 
 const Table HEPK_PASTE(table_, HEPK_ISA) = {
@@ -720,12 +769,14 @@ const Table HEPK_PASTE(table_, HEPK_ISA) = {
      equi_widen<float>, equi_linear<float_lanes>, equi_gradient<float_lanes>, equi_fold<float>,
      pair_features<float_lanes>,
      tokens<float_lanes>, nearest<float_lanes>, knn<float_lanes>,
-     hex<float_lanes>, hex_pullback<float_lanes>, transposed_product<float_lanes>},
+     hex<float_lanes>, hex_pullback<float_lanes>, transposed_product<float_lanes>,
+     edge_message<float_lanes>, edge_pullback<float_lanes>},
     {field<double_lanes>, pullback<double_lanes>, propagate<double_lanes>, propagate_adaptive<double_lanes>, narrow_mlp<double_lanes>,
      equi_widen<double>, equi_linear<double_lanes>, equi_gradient<double_lanes>, equi_fold<double>,
      pair_features<double_lanes>,
      tokens<double_lanes>, nearest<double_lanes>, knn<double_lanes>,
-     hex<double_lanes>, hex_pullback<double_lanes>, transposed_product<double_lanes>},
+     hex<double_lanes>, hex_pullback<double_lanes>, transposed_product<double_lanes>,
+     edge_message<double_lanes>, edge_pullback<double_lanes>},
 };
 
 }  // namespace hepk

@@ -4,6 +4,7 @@
 
 #include "core/adaptive.h"
 #include "core/dense.h"
+#include "core/edges.h"
 #include "core/equilinear.h"
 #include "core/hex.h"
 #include "core/knn.h"
@@ -204,6 +205,22 @@ __global__ void __launch_bounds__(kThreads)
   out[4 * n + 1] = exists ? found.log_z : none;
   out[4 * n + 2] = exists ? found.log_delta : none;
   out[4 * n + 3] = exists ? found.log_mass2 : none;
+}
+
+// One thread a channel of a row, over the edges of the row.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    edge_message_kernel(EdgeLists lists, const T* __restrict__ own, const T* __restrict__ other,
+                        const int64_t* __restrict__ source, const int64_t* __restrict__ first, T* __restrict__ out) {
+  const int64_t n = this_row(), row = n / lists.channels, c = n - row * lists.channels;
+  if (row >= lists.rows) return;
+  const EdgesOfRow edges(first, row, lists.edges);
+  for (int64_t e = edges.begin; e < edges.end; ++e) {
+    const int64_t from = source[e];
+    const bool exists = from >= 0 && from < lists.sources;
+    const T z = own[n] + other[(exists ? from : 0) * lists.channels + c];
+    out[e * lists.channels + c] = exists ? leaky(z, static_cast<T>(lists.slope)) : static_cast<T>(NAN);
+  }
 }
 
 // One thread an object, and one more for the missing momentum of the event.
@@ -484,6 +501,14 @@ int cuda_pair_features(const int64_t* first, const int64_t* second, const T* sca
 }
 
 template <class T>
+int cuda_edge_message(const EdgeLists& lists, const T* own, const T* other, const int64_t* source,
+                      const int64_t* first, T* out, void* stream) {
+  edge_message_kernel<<<blocks(lists.rows * lists.channels), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+      lists, own, other, source, first, out);
+  return cudaGetLastError();
+}
+
+template <class T>
 int cuda_tokens(const EventBins& bins, const T* features, const T* missing, const int8_t* ids, int64_t* tokens,
                 int32_t objects, int64_t rows, void* stream) {
   tokens_kernel<T><<<blocks(rows * (objects + 1)), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
@@ -574,5 +599,9 @@ template int cuda_hex_pullback(const HexShape&, const float*, const float*, cons
                                const float*, float*, float*, float*, float*, int64_t, void*);
 template int cuda_hex_pullback(const HexShape&, const double*, const double*, const int64_t*, const double*,
                                const double*, const double*, double*, double*, double*, double*, int64_t, void*);
+template int cuda_edge_message(const EdgeLists&, const float*, const float*, const int64_t*, const int64_t*, float*,
+                               void*);
+template int cuda_edge_message(const EdgeLists&, const double*, const double*, const int64_t*, const int64_t*, double*,
+                               void*);
 
 }  // namespace hepk

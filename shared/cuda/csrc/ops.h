@@ -456,4 +456,67 @@ Tensor transposed_product(Tensor a, Tensor b) {
   return out;
 }
 
+inline Tensor index_list(const char* op, const char* name, const Tensor& index, const Tensor& leading) {
+  STD_TORCH_CHECK(index.device() == leading.device() && index.scalar_type() == ScalarType::Long && index.dim() == 1, op,
+                  ": ", name, " must be a list of int64 on the device of the first argument");
+  return torch::stable::contiguous(index);
+}
+
+template <class Device>
+Tensor edge_message(Tensor own, Tensor other, Tensor source, Tensor first, double slope, int64_t num_rows) {
+  const char* op = "hep::edge_message";
+  STD_TORCH_CHECK(own.dim() == 2 && own.size(1) >= 1 && own.size(1) <= kMaxEdgeChannels, op,
+                  ": own must be (R, C) with C from 1 to ", kMaxEdgeChannels);
+  own = leading_rows<Device>(op, "own", own, own.size(1));
+  check_like(op, "other", other, own);
+  STD_TORCH_CHECK(other.dim() == 2 && other.size(1) == own.size(1), op, ": other must be (V, C)");
+  other = torch::stable::contiguous(other);
+  source = index_list(op, "source", source, own);
+  first = index_list(op, "first", first, own);
+  STD_TORCH_CHECK(first.size(0) == own.size(0) + 1, op, ": first must be (R + 1,)");
+  const EdgeLists lists{own.size(0), source.size(0), other.size(0), static_cast<int32_t>(own.size(1)), slope};
+  STD_TORCH_CHECK(slope >= 0, op, ": slope must not be negative");
+  STD_TORCH_CHECK(num_rows >= lists.edges, op, ": num_rows must be at least the number of edges");
+  Tensor out = torch::stable::new_empty(own, {num_rows, lists.channels});
+  if (num_rows > lists.edges) {
+    Tensor rest = torch::stable::narrow(out, 0, lists.edges, num_rows - lists.edges);
+    torch::stable::zero_(rest);
+  }
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Device::template edge_message<T>(own, lists, data<T>(own), data<T>(other), data<int64_t>(source),
+                                     data<int64_t>(first), static_cast<T*>(out.mutable_data_ptr()));
+  };
+  if (lists.rows == 0 || lists.edges == 0) return out;
+  own.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  return out;
+}
+
+template <class Device>
+Tensor edge_message_pullback(Tensor grad, Tensor message, Tensor source, Tensor first, int64_t num_sources,
+                             double slope) {
+  const char* op = "hep::edge_message_pullback";
+  STD_TORCH_CHECK(grad.dim() == 2 && grad.size(1) >= 1 && grad.size(1) <= kMaxEdgeChannels, op,
+                  ": grad must be (E, C) with C from 1 to ", kMaxEdgeChannels);
+  grad = leading_rows<Device>(op, "grad", grad, grad.size(1));
+  check_like(op, "message", message, grad);
+  source = index_list(op, "source", source, grad);
+  first = index_list(op, "first", first, grad);
+  STD_TORCH_CHECK(first.size(0) >= 1, op, ": first must be (R + 1,)");
+  const EdgeLists lists{first.size(0) - 1, source.size(0), num_sources, static_cast<int32_t>(grad.size(1)), slope};
+  STD_TORCH_CHECK(grad.size(0) >= lists.edges && message.dim() == 2 && message.size(0) >= lists.edges &&
+                      message.size(1) == grad.size(1), op, ": grad and message must be (E, C), or have more rows");
+  STD_TORCH_CHECK(slope >= 0 && num_sources >= 0, op, ": slope and num_sources must not be negative");
+  message = torch::stable::contiguous(message);
+  Tensor out = torch::stable::new_empty(grad, {lists.rows + lists.sources, lists.channels});
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    T* of_own = static_cast<T*>(out.mutable_data_ptr());
+    Device::template edge_pullback<T>(lists, data<T>(grad), data<T>(message), data<int64_t>(source),
+                                      data<int64_t>(first), of_own, of_own + lists.rows * lists.channels);
+  };
+  grad.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  return out;
+}
+
 }  // namespace hepk

@@ -197,6 +197,29 @@ struct Cpu {
                                 end * kTile < inputs ? end * kTile : inputs);
     });
   }
+
+  template <class T>
+  static void edge_message(const Tensor&, const hepk::EdgeLists& lists, const T* own, const T* other,
+                           const int64_t* source, const int64_t* first, T* out) {
+    const auto& kernel = kernels<T>();
+    torch::stable::parallel_for(0, lists.rows, kGrain, [&](int64_t begin, int64_t end) {
+      kernel.edge_message(lists, own, other, source, first, out, begin, end);
+    });
+  }
+
+  // Threads share the channels: any edge may lead to any row.
+  template <class T>
+  static void edge_pullback(const hepk::EdgeLists& lists, const T* grad, const T* message, const int64_t* source,
+                            const int64_t* first, T* of_own, T* of_other) {
+    constexpr int32_t kGroup = 32;
+    const auto& kernel = kernels<T>();
+    const int32_t channels = lists.channels;
+    torch::stable::parallel_for(0, (channels + kGroup - 1) / kGroup, 1, [&](int64_t begin, int64_t end) {
+      const auto first_channel = static_cast<int32_t>(begin * kGroup), last = static_cast<int32_t>(end * kGroup);
+      kernel.edge_pullback(lists, grad, message, source, first, of_own, of_other, first_channel,
+                           last < channels ? last : channels);
+    });
+  }
 };
 
 }  // namespace
@@ -216,6 +239,8 @@ STABLE_TORCH_LIBRARY_IMPL(hep, CPU, m) {
   m.impl("hex_conv_norm", TORCH_BOX(&hepk::hex_conv_norm<Cpu>));
   m.impl("hex_conv_norm_pullback", TORCH_BOX(&hepk::hex_conv_norm_pullback<Cpu>));
   m.impl("transposed_product", TORCH_BOX(&hepk::transposed_product<Cpu>));
+  m.impl("edge_message", TORCH_BOX(&hepk::edge_message<Cpu>));
+  m.impl("edge_message_pullback", TORCH_BOX(&hepk::edge_message_pullback<Cpu>));
 }
 
 // Which instruction set serves; null where HEP_SHARED_ISA asks for one that cannot.

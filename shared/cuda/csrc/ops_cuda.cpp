@@ -107,6 +107,14 @@ struct Cuda {
   }
 
   template <class T>
+  static void edge_message(const Tensor& rows, const hepk::EdgeLists& lists, const T* own, const T* other,
+                           const int64_t* source, const int64_t* first, T* out) {
+    launch(rows, [&](void* stream) {
+      return hepk::cuda_edge_message<T>(lists, own, other, source, first, out, stream);
+    });
+  }
+
+  template <class T>
   static void hex_pullback(const Tensor& x, const hepk::HexShape& shape, const T* features, const T* grad,
                            const int64_t* table, const T* weight, const T* bias, const T* gamma, T* of_x,
                            T* of_parameters) {
@@ -147,4 +155,5 @@ STABLE_TORCH_LIBRARY_IMPL(hep, CUDA, m) {
   m.impl("knn", TORCH_BOX(&hepk::knn<Cuda>));
   m.impl("hex_conv_norm", TORCH_BOX(&hepk::hex_conv_norm<Cuda>));
   m.impl("hex_conv_norm_pullback", TORCH_BOX(&hepk::hex_conv_norm_pullback<Cuda>));
+  m.impl("edge_message", TORCH_BOX(&hepk::edge_message<Cuda>));
 }

@@ -30,6 +30,7 @@ import torch
 
 from hep_shared.ops._backend import backend
 from kernel_cases.events import code_cases, neighbor_cases, token_cases
+from kernel_cases.graphs import edge_cases
 from kernel_cases.jets import equivariant_cases, network_cases, pair_cases
 from kernel_cases.lattice import lattice_cases
 from kernel_cases.products import transposed_cases
@@ -73,6 +74,7 @@ def run(device: str, num_pairs: int, only: str) -> list[str]:
             *equivariant_cases(dtype, device, 4096 if device == "cpu" else 1 << 15),
             *pair_cases(dtype, device, 32 if device == "cpu" else 1024),
             *neighbor_cases(dtype, device, 128 if device == "cpu" else 1024),
+            *edge_cases(dtype, device, 512 if device == "cpu" else 8192),
             *lattice_cases(dtype, device, 64 if device == "cpu" else 2048),
             *transposed_cases(dtype, device, 16384),
         ]

@@ -88,7 +88,8 @@ def test_pieces_cover_every_row_and_edge_once(ragged, floats, monkeypatch):
     monkeypatch.setattr(edge_mlp, "PIECE_FLOATS", floats)
     index, mask = example(ragged)[2]
     count = torch.full((ROWS,), K) if mask is None else mask.sum(dim=1)
-    edges = edge_mlp.Edges(index.reshape(-1)[: int(count.sum())], None, count)
+    edges = edge_mlp.Edges(index.reshape(-1)[: int(count.sum())], None, F.pad(count.cumsum(0), (1, 0)))
+    assert torch.equal(edges.degree, count)
     pieces = edges.pieces(OUT)
     with_edges = [row for row in range(ROWS) if count[row]]
     assert [row for rows, _ in pieces for row in range(ROWS)[rows] if count[row]] == with_edges

@@ -70,6 +70,14 @@ struct HexShape {
   double eps;  // of the normalisation
 };
 
+// Edges of a graph, listed row after row; every edge comes from one of `sources` rows.
+constexpr int64_t kMaxEdgeChannels = 1 << 20;
+struct EdgeLists {
+  int64_t rows, edges, sources;
+  int32_t channels;
+  double slope;  // of LeakyReLU below zero
+};
+
 // CPU: rows `begin` to `end` (excluded) of every array; the caller shares them out among threads.
 template <class T>
 struct Kernels {
@@ -115,6 +123,12 @@ struct Kernels {
   // a (N, I), b (N, O) -> rows begin to end of a^T b (I, O)
   void (*transposed_product)(const T* a, const T* b, T* out, int64_t rows, int64_t inputs, int64_t outputs,
                              int64_t begin, int64_t end);
+  // own (R, C), other (V, C), source (E,), first (R + 1,) -> messages of the edges of rows begin to end, (E, C)
+  void (*edge_message)(const EdgeLists& lists, const T* own, const T* other, const int64_t* source,
+                       const int64_t* first, T* out, int64_t begin, int64_t end);
+  // grad, message (E, C) -> channels begin to end of the gradients of own (R, C) and of other (V, C)
+  void (*edge_pullback)(const EdgeLists& lists, const T* grad, const T* message, const int64_t* source,
+                        const int64_t* first, T* of_own, T* of_other, int32_t begin, int32_t end);
 };
 
 struct Table {
@@ -169,6 +183,9 @@ template <class T>
 int cuda_hex_pullback(const HexShape& shape, const T* x, const T* grad, const int64_t* table, const T* weight,
                       const T* bias, const T* gamma, T* of_x, T* of_parameters, T* norms, T* partial, int64_t events,
                       void* stream);
+template <class T>
+int cuda_edge_message(const EdgeLists& lists, const T* own, const T* other, const int64_t* source,
+                      const int64_t* first, T* out, void* stream);
 const char* cuda_error(int error);
 
 }  // namespace hepk

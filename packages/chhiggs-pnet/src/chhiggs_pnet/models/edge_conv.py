@@ -153,8 +153,10 @@ def edges_of(index: Tensor, mask: Tensor | None) -> Edges:
     """
     num_rows, num_neighbors = index.shape
     if mask is None:
-        return Edges(index.reshape(-1), None, index.new_full((num_rows,), num_neighbors))
-    return Edges(index[mask], mask.nonzero()[:, 0], mask.sum(dim=1))
+        first = torch.arange(num_rows + 1, device=index.device) * num_neighbors
+        return Edges(index.reshape(-1), None, first)
+    first = F.pad(mask.sum(dim=1).cumsum(0), (1, 0))
+    return Edges(index[mask], mask.nonzero()[:, 0], first)
 
 
 @torch.no_grad()

@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from chhiggs_pnet.models.products import SLOPE, product, rounded, uses_onednn
+from hep_shared.ops.edges import edge_message, pullback
 from hep_shared.ops.transposed import transposed_product
 
 PIECE_FLOATS = 1 << 19  # 2 MB: faster than 0.25 and 16 MB on the CPU of benchmarks/cpu.md
@@ -45,8 +45,13 @@ class Edges(NamedTuple):
     """Row that each edge comes from, (E,) int64."""
     target: Tensor | None
     """Row that each edge goes to, (E,) int64; None when every row has the same number of edges."""
-    degree: Tensor
-    """Edges of each row, (V,) int64."""
+    first: Tensor
+    """Edges first[i] to first[i + 1] go to row i, (V + 1,) int64."""
+
+    @property
+    def degree(self) -> Tensor:
+        """Edges of each row, (V,) int64."""
+        return self.first.diff()
 
     def pieces(self, num_channels: int) -> list[tuple[slice, slice]]:
         """Cut rows and their edges into pieces.
@@ -57,11 +62,11 @@ class Edges(NamedTuple):
         Returns:
             Slices of the rows and of the edges, of pieces that have edges.
         """
-        num_rows, num_edges = len(self.degree), len(self.source)
+        num_rows, num_edges = len(self.first) - 1, len(self.source)
         wanted = max(PIECE_FLOATS // num_channels, 1)
         step = max(num_rows * wanted // max(num_edges, 1), 1)
         rows = [*range(0, num_rows, step), num_rows]
-        first = torch.cat([self.degree.new_zeros(1), self.degree.cumsum(0)])[torch.tensor(rows)].tolist()
+        first = self.first[torch.tensor(rows)].tolist()
         return [
             (slice(*of_rows), slice(*of_edges))
             for of_rows, of_edges in zip(pairwise(rows), pairwise(first), strict=True)
@@ -93,17 +98,32 @@ def _first(own: Tensor, other: Tensor, edges: Edges, piece: tuple[slice, slice])
     """h₁ of a piece, with zeros appended up to the number of rows that products want."""
     rows, part = piece
     num = part.stop - part.start
-    whole = own.new_empty(rounded(num) if uses_onednn(own) else num, own.shape[1])
-    whole[num:] = 0
-    out = whole[:num]
-    torch.index_select(other, 0, edges.source[part], out=out)
-    if edges.target is None:
-        mine = own[rows]
-        out.view(len(mine), -1, out.shape[1]).add_(mine.unsqueeze(1))
-    else:
-        out.add_(own.index_select(0, edges.target[part]))
-    F.leaky_relu_(out, SLOPE)
-    return whole
+    wanted = rounded(num) if uses_onednn(own) else num
+    return edge_message(
+        own[rows], other, edges.source[part], _first_edges(edges, piece), slope=SLOPE, num_rows=wanted
+    )
+
+
+def _first_edges(edges: Edges, piece: tuple[slice, slice]) -> Tensor:
+    """Edges of the rows of a piece, counted from its first edge."""
+    rows, part = piece
+    return edges.first[rows.start : rows.stop + 1] - int(part.start)
+
+
+def _add_gradients(
+    grad: Tensor, message: Tensor, edges: Edges, piece: tuple[slice, slice], of_own: Tensor, of_other: Tensor
+) -> None:
+    """Add what the messages of a piece got to the gradients of `own` and `other`.
+
+    The edges of a piece come from few rows, those of the same events: only these are summed.
+    """
+    rows, part = piece
+    source = edges.source[part]
+    low, high = (int(bound) for bound in source.aminmax())
+    found = pullback(grad, message, source - low, _first_edges(edges, piece), high + 1 - low, SLOPE)
+    num_rows = rows.stop - rows.start
+    of_own[rows] += found[:num_rows]
+    of_other[low : high + 1] += found[num_rows:]
 
 
 def _sum_at_rows(values: Tensor, edges: Edges, piece: tuple[slice, slice], out: Tensor) -> None:
@@ -248,14 +268,13 @@ class EdgeMean(torch.autograd.Function):
                 work[num:] = 0
                 real = work[:num]
                 real.addcmul_(slope, own_hidden[:num])
-                _LEAKY_BACKWARD(real, own_hidden[:num], SLOPE, True, grad_input=real)
                 if layer:
+                    _LEAKY_BACKWARD(real, own_hidden[:num], SLOPE, True, grad_input=real)
                     matrix += transposed_product(work, hidden[layer - 1][number])
                     total += work.sum(dim=0)
                     passed.append(work)
                 else:
-                    _sum_at_rows(work, edges, piece, of_own)
-                    of_other.index_add_(0, edges.source[piece[1]], real)
+                    _add_gradients(work, own_hidden, edges, piece, of_own, of_other)
             of_z = passed
             if layer:
                 weight = weights[2 * layer - 2]
