@@ -13,8 +13,8 @@
 #include "core/pairs.h"
 #include "core/propagate.h"
 #include "core/table.h"
+#include "core/products.h"
 #include "core/tokens.h"
-#include "core/transposed.h"
 
 #define HEPK_PASTE_(a, b) a##b
 #define HEPK_PASTE(a, b) HEPK_PASTE_(a, b)
@@ -665,16 +665,38 @@ void hex_pullback(const HexShape& shape, const T* x, const T* grad, const int64_
   }
 }
 
-// One column of lanes of a tile: all columns of a from begin to end.
-template <class F, int kLanes, class T>
-void product_columns(const T* a, int64_t inputs, const T* b, int64_t b_stride, int64_t rows, T* out,
-                     int64_t out_stride, int64_t begin, int64_t end) {
-  int64_t i = begin;
-  for (; i + kTileColumns <= end; i += kTileColumns) {
-    product_tile<F, kTileColumns, kLanes>(a + i, inputs, b, b_stride, rows, out + i * out_stride, out_stride);
+// Tiles of kLanes lanes for all rows from begin to end; `finish(row, lane, sum)`.
+template <class F, int kLanes, class T, class Finish>
+void tiles_of_rows(const T* a, int64_t a_row, int64_t a_term, const T* b, int64_t b_term, int64_t terms, int64_t begin,
+                   int64_t end, const Finish& finish) {
+  const auto tile = [&](auto count, int64_t row) {
+    product_tile<F, decltype(count)::value, kLanes>(
+        a + row * a_row, a_row, a_term, b, b_term, terms,
+        [&](int r, int l, F sum) __attribute__((always_inline)) { finish(row + r, l, sum); });
+  };
+  int64_t row = begin;
+  for (; row + kTileRows <= end; row += kTileRows) tile(std::integral_constant<int, kTileRows>{}, row);
+  for (; row + 2 <= end; row += 2) tile(std::integral_constant<int, 2>{}, row);
+  if (row < end) tile(std::integral_constant<int, 1>{}, row);
+}
+
+// The same for any number of lanes, in tiles of like width: five lanes are 3 + 2, not 3 + 1 + 1.
+template <class F, class T, class Finish>
+void tiles_of_lanes(const T* a, int64_t a_row, int64_t a_term, const T* b, int64_t b_term, int64_t terms, int64_t begin,
+                    int64_t end, int64_t num_lanes, const Finish& finish) {
+  int64_t done = 0;
+  for (int64_t tiles = (num_lanes + kTileLanes - 1) / kTileLanes; tiles > 0; --tiles) {
+    const int64_t taken = (num_lanes - done + tiles - 1) / tiles;
+    const auto run = [&](auto count) {
+      tiles_of_rows<F, decltype(count)::value>(
+          a, a_row, a_term, b + done * lane<F>::width, b_term, terms, begin, end,
+          [&](int64_t row, int l, F sum) __attribute__((always_inline)) { finish(row, done + l, sum); });
+    };
+    if (taken == 1) run(std::integral_constant<int, 1>{});
+    if (taken == 2) run(std::integral_constant<int, 2>{});
+    if (taken == 3) run(std::integral_constant<int, kTileLanes>{});
+    done += taken;
   }
-  for (; i + 2 <= end; i += 2) product_tile<F, 2, kLanes>(a + i, inputs, b, b_stride, rows, out + i * out_stride, out_stride);
-  if (i < end) product_tile<F, 1, kLanes>(a + i, inputs, b, b_stride, rows, out + i * out_stride, out_stride);
 }
 
 template <class F, class T>
@@ -682,34 +704,74 @@ void transposed_product(const T* a, const T* b, T* out, int64_t rows, int64_t in
                         int64_t end) {
   constexpr int64_t kBlock = 128, kWidth = lane<F>::width;  // rows that stay in the cache
   const int64_t whole = outputs / kWidth, rest = outputs % kWidth;  // lanes, and columns behind the last one
-  T wide[kBlock * kWidth], sums[kTileColumns * kWidth];
+  T wide[kBlock * kWidth];
   std::memset(out + begin * outputs, 0, sizeof(T) * (end - begin) * outputs);
+  // The sums of blocks are added one after the other, which keeps rounding errors small.
   for (int64_t first = 0; first < rows; first += kBlock) {
     const int64_t count = first + kBlock < rows ? kBlock : rows - first;
     const T *from_a = a + first * inputs, *from_b = b + first * outputs;
-    // Tiles of like width: five lanes are 3 + 2, not 3 + 1 + 1.
-    for (int64_t lanes = whole, tiles = (whole + kTileLanes - 1) / kTileLanes; tiles > 0; --tiles) {
-      const int64_t taken = (lanes + tiles - 1) / tiles, column = (whole - lanes) * kWidth;
-      const auto run = [&](auto count_of) {
-        product_columns<F, decltype(count_of)::value>(from_a, inputs, from_b + column, outputs, count, out + column,
-                                                      outputs, begin, end);
-      };
-      if (taken == 1) run(std::integral_constant<int, 1>{});
-      if (taken == 2) run(std::integral_constant<int, 2>{});
-      if (taken == 3) run(std::integral_constant<int, kTileLanes>{});
-      lanes -= taken;
-    }
+    tiles_of_lanes<F>(from_a, 1, inputs, from_b, outputs, count, begin, end, whole,
+                      [&](int64_t row, int64_t l, F sum) __attribute__((always_inline)) {
+                        T* at = out + row * outputs + l * kWidth;
+                        write(read<F>(at) + sum, at);
+                      });
     if (rest == 0) continue;
     std::memset(wide, 0, sizeof wide);
-    for (int64_t n = 0; n < count; ++n) std::memcpy(wide + n * kWidth, from_b + n * outputs + whole * kWidth, sizeof(T) * rest);
-    for (int64_t i = begin; i < end; i += kTileColumns) {
-      const int64_t last = i + kTileColumns < end ? i + kTileColumns : end;
-      std::memset(sums, 0, sizeof sums);
-      product_columns<F, 1>(from_a + i, inputs, wide, kWidth, count, sums, kWidth, 0, last - i);
-      for (int64_t k = i; k < last; ++k) {
-        for (int64_t c = 0; c < rest; ++c) out[k * outputs + whole * kWidth + c] += sums[(k - i) * kWidth + c];
+    for (int64_t n = 0; n < count; ++n) {
+      std::memcpy(wide + n * kWidth, from_b + n * outputs + whole * kWidth, sizeof(T) * rest);
+    }
+    tiles_of_rows<F, 1>(from_a, 1, inputs, wide, kWidth, count, begin, end, [&](int64_t row, int, F sum) {
+      T values[kWidth];
+      write(sum, values);
+      for (int64_t c = 0; c < rest; ++c) out[row * outputs + whole * kWidth + c] += values[c];
+    });
+  }
+}
+
+// Numbers in a row of the matrix that `linear` reads: whole lanes.
+template <class F>
+int64_t linear_width(int64_t outputs) {
+  return (outputs + lane<F>::width - 1) / lane<F>::width * lane<F>::width;
+}
+
+// Any (O, I) matrix into rows of inputs, (I, lanes), zeros behind the last output; in blocks that fit into the cache.
+template <class F, class T>
+void linear_widen(const T* weight, int64_t output_stride, int64_t input_stride, T* wide, int64_t inputs,
+                  int64_t outputs) {
+  constexpr int64_t kBlock = 16;
+  const int64_t width = linear_width<F>(outputs);
+  for (int64_t o = 0; o < width; o += kBlock) {
+    const int64_t last = o + kBlock < width ? o + kBlock : width;
+    for (int64_t first = 0; first < inputs; first += kBlock) {
+      for (int64_t i = first; i < inputs && i < first + kBlock; ++i) {
+        for (int64_t k = o; k < last; ++k) {
+          wide[i * width + k] = k < outputs ? weight[k * output_stride + i * input_stride] : T(0);
+        }
       }
     }
+  }
+}
+
+template <class F, class T>
+void linear(const T* x, const T* wide, const T* bias, T* y, T slope, int64_t inputs, int64_t outputs, int64_t begin,
+            int64_t end) {
+  constexpr int64_t kBlock = 64, kWidth = lane<F>::width;  // rows that stay in the cache
+  const int64_t width = linear_width<F>(outputs), whole = outputs / kWidth, rest = outputs % kWidth;
+  T last_bias[kWidth] = {};
+  std::memcpy(last_bias, bias + whole * kWidth, sizeof(T) * rest);
+  const F below = splat<F>(slope);
+  for (int64_t first = begin; first < end; first += kBlock) {
+    const int64_t last = first + kBlock < end ? first + kBlock : end;
+    tiles_of_lanes<F>(x, inputs, 1, wide, width, inputs, first, last, whole,
+                      [&](int64_t row, int64_t l, F sum) __attribute__((always_inline)) {
+                        write(leaky(sum + read<F>(bias + l * kWidth), below), y + row * outputs + l * kWidth);
+                      });
+    if (rest == 0) continue;
+    tiles_of_rows<F, 1>(x, inputs, 1, wide + whole * kWidth, width, inputs, first, last, [&](int64_t row, int, F sum) {
+      T values[kWidth];
+      write(leaky(sum + read<F>(last_bias), below), values);
+      std::memcpy(y + row * outputs + whole * kWidth, values, sizeof(T) * rest);
+    });
   }
 }
 
@@ -770,13 +832,15 @@ const Table HEPK_PASTE(table_, HEPK_ISA) = {
      pair_features<float_lanes>,
      tokens<float_lanes>, nearest<float_lanes>, knn<float_lanes>,
      hex<float_lanes>, hex_pullback<float_lanes>, transposed_product<float_lanes>,
-     edge_message<float_lanes>, edge_pullback<float_lanes>},
+     edge_message<float_lanes>, edge_pullback<float_lanes>,
+     linear_width<float_lanes>, linear_widen<float_lanes>, linear<float_lanes>},
     {field<double_lanes>, pullback<double_lanes>, propagate<double_lanes>, propagate_adaptive<double_lanes>, narrow_mlp<double_lanes>,
      equi_widen<double>, equi_linear<double_lanes>, equi_gradient<double_lanes>, equi_fold<double>,
      pair_features<double_lanes>,
      tokens<double_lanes>, nearest<double_lanes>, knn<double_lanes>,
      hex<double_lanes>, hex_pullback<double_lanes>, transposed_product<double_lanes>,
-     edge_message<double_lanes>, edge_pullback<double_lanes>},
+     edge_message<double_lanes>, edge_pullback<double_lanes>,
+     linear_width<double_lanes>, linear_widen<double_lanes>, linear<double_lanes>},
 };
 
 }  // namespace hepk

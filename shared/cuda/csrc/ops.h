@@ -456,6 +456,27 @@ Tensor transposed_product(Tensor a, Tensor b) {
   return out;
 }
 
+template <class Device>
+Tensor linear(Tensor x, Tensor weight, Tensor bias, double slope) {
+  const char* op = "hep::linear";
+  STD_TORCH_CHECK(x.dim() == 2, op, ": x must be (N, I)");
+  x = leading_rows<Device>(op, "x", x, x.size(1));
+  check_like(op, "weight", weight, x);
+  STD_TORCH_CHECK(weight.dim() == 2 && weight.size(1) == x.size(1), op, ": weight must be (O, I)");
+  check_like(op, "bias", bias, x);
+  STD_TORCH_CHECK(bias.dim() == 1 && bias.size(0) == weight.size(0), op, ": bias must be (O,)");
+  bias = torch::stable::contiguous(bias);
+  Tensor out = torch::stable::new_empty(x, {x.size(0), weight.size(0)});
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Device::template linear<T>(x, weight, data<T>(x), data<T>(weight), data<T>(bias),
+                               static_cast<T*>(out.mutable_data_ptr()), static_cast<T>(slope));
+  };
+  if (x.size(0) == 0 || weight.size(0) == 0) return out;
+  x.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  return out;
+}
+
 inline Tensor index_list(const char* op, const char* name, const Tensor& index, const Tensor& leading) {
   STD_TORCH_CHECK(index.device() == leading.device() && index.scalar_type() == ScalarType::Long && index.dim() == 1, op,
                   ": ", name, " must be a list of int64 on the device of the first argument");

@@ -198,6 +198,25 @@ struct Cpu {
     });
   }
 
+  // A weight that already lies in rows of inputs is read where it is.
+  template <class T>
+  static void linear(const Tensor& x, const Tensor& weight, const T* rows, const T* from, const T* bias, T* y,
+                     T slope) {
+    const auto& kernel = kernels<T>();
+    const int64_t inputs = weight.size(1), outputs = weight.size(0), width = kernel.linear_width(outputs);
+    const bool in_place = weight.stride(0) == 1 && weight.stride(1) == outputs && width == outputs;
+    Tensor scratch = torch::stable::new_empty(x, {in_place ? 0 : inputs * width});
+    const T* wide = from;
+    if (!in_place) {
+      T* target = static_cast<T*>(scratch.mutable_data_ptr());
+      kernel.linear_widen(from, weight.stride(0), weight.stride(1), target, inputs, outputs);
+      wide = target;
+    }
+    torch::stable::parallel_for(0, x.size(0), kGrain / 4, [&](int64_t begin, int64_t end) {
+      kernel.linear(rows, wide, bias, y, slope, inputs, outputs, begin, end);
+    });
+  }
+
   template <class T>
   static void edge_message(const Tensor&, const hepk::EdgeLists& lists, const T* own, const T* other,
                            const int64_t* source, const int64_t* first, T* out) {
@@ -239,6 +258,7 @@ STABLE_TORCH_LIBRARY_IMPL(hep, CPU, m) {
   m.impl("hex_conv_norm", TORCH_BOX(&hepk::hex_conv_norm<Cpu>));
   m.impl("hex_conv_norm_pullback", TORCH_BOX(&hepk::hex_conv_norm_pullback<Cpu>));
   m.impl("transposed_product", TORCH_BOX(&hepk::transposed_product<Cpu>));
+  m.impl("linear", TORCH_BOX(&hepk::linear<Cpu>));
   m.impl("edge_message", TORCH_BOX(&hepk::edge_message<Cpu>));
   m.impl("edge_message_pullback", TORCH_BOX(&hepk::edge_message_pullback<Cpu>));
 }
