@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from hep_shared.ops import pair_mlp as op
+from hep_shared.ops.linear import Linear
 from hep_shared.ops.pair_mlp import is_fused, merge, pair_mlp, plain_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own jvp
@@ -54,6 +55,17 @@ def gradients(modules: Modules) -> dict[str, Tensor | None]:
         if module is not None
         for name, value in module.named_parameters()
     }
+
+
+def test_layers_of_the_house_are_taken_and_other_subclasses_are_not() -> None:
+    linears, norms = make([4, 7, 3])
+    expected = pair_mlp(make_rows(50, 4), linears, norms)
+    house = nn.ModuleList(Linear(a, b).double() for a, b in pairwise([4, 7, 3]))
+    house.load_state_dict(linears.state_dict())
+    assert torch.equal(pair_mlp(make_rows(50, 4), house, norms), expected)
+    house[0] = type("Other", (Linear,), {})(4, 7).double()
+    with pytest.raises(ValueError, match=r"linears must hold nn\.Linear"):
+        pair_mlp(make_rows(50, 4), house, norms)
 
 
 @pytest.mark.parametrize("mode", ["train", "eval", "none"])

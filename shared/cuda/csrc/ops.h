@@ -484,7 +484,7 @@ inline Tensor index_list(const char* op, const char* name, const Tensor& index, 
 }
 
 template <class Device>
-Tensor edge_message(Tensor own, Tensor other, Tensor source, Tensor first, double slope, int64_t num_rows) {
+Tensor edge_message(Tensor own, Tensor other, Tensor source, Tensor first, double slope) {
   const char* op = "hep::edge_message";
   STD_TORCH_CHECK(own.dim() == 2 && own.size(1) >= 1 && own.size(1) <= kMaxEdgeChannels, op,
                   ": own must be (R, C) with C from 1 to ", kMaxEdgeChannels);
@@ -497,12 +497,7 @@ Tensor edge_message(Tensor own, Tensor other, Tensor source, Tensor first, doubl
   STD_TORCH_CHECK(first.size(0) == own.size(0) + 1, op, ": first must be (R + 1,)");
   const EdgeLists lists{own.size(0), source.size(0), other.size(0), static_cast<int32_t>(own.size(1)), slope};
   STD_TORCH_CHECK(slope >= 0, op, ": slope must not be negative");
-  STD_TORCH_CHECK(num_rows >= lists.edges, op, ": num_rows must be at least the number of edges");
-  Tensor out = torch::stable::new_empty(own, {num_rows, lists.channels});
-  if (num_rows > lists.edges) {
-    Tensor rest = torch::stable::narrow(out, 0, lists.edges, num_rows - lists.edges);
-    torch::stable::zero_(rest);
-  }
+  Tensor out = torch::stable::new_empty(own, {lists.edges, lists.channels});
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     Device::template edge_message<T>(own, lists, data<T>(own), data<T>(other), data<int64_t>(source),
@@ -525,8 +520,8 @@ Tensor edge_message_pullback(Tensor grad, Tensor message, Tensor source, Tensor 
   first = index_list(op, "first", first, grad);
   STD_TORCH_CHECK(first.size(0) >= 1, op, ": first must be (R + 1,)");
   const EdgeLists lists{first.size(0) - 1, source.size(0), num_sources, static_cast<int32_t>(grad.size(1)), slope};
-  STD_TORCH_CHECK(grad.size(0) >= lists.edges && message.dim() == 2 && message.size(0) >= lists.edges &&
-                      message.size(1) == grad.size(1), op, ": grad and message must be (E, C), or have more rows");
+  STD_TORCH_CHECK(grad.size(0) == lists.edges && message.dim() == 2 && message.size(0) == lists.edges &&
+                      message.size(1) == grad.size(1), op, ": grad and message must be (E, C)");
   STD_TORCH_CHECK(slope >= 0 && num_sources >= 0, op, ": slope and num_sources must not be negative");
   message = torch::stable::contiguous(message);
   Tensor out = torch::stable::new_empty(grad, {lists.rows + lists.sources, lists.channels});

@@ -67,19 +67,17 @@ def test_it_is_the_formula(sizes: tuple[int, ...], dtype: torch.dtype, device: s
     graph = make(*sizes, dtype, device)  # type: ignore[misc]
     for slope in (SLOPE, 0.0, 1.0):
         expected = formula(graph, slope)
-        num = len(expected)
         for run in (edges.operator, edges.reference):
-            found = run(*graph, slope, num + 3)
-            assert (found.dtype, found.device.type, len(found)) == (dtype, device, num + 3)
-            np.testing.assert_allclose(found[:num].cpu().numpy(), expected, rtol=0, atol=TOLERANCE[dtype])
-            assert not found[num:].any()
-        assert torch.equal(edge_message(*graph, slope=slope), edges.operator(*graph, slope, num))
+            found = run(*graph, slope)
+            assert (found.dtype, found.device.type, tuple(found.shape)) == (dtype, device, expected.shape)
+            np.testing.assert_allclose(found.cpu().numpy(), expected, rtol=0, atol=TOLERANCE[dtype])
+        assert torch.equal(edge_message(*graph, slope=slope), edges.operator(*graph, slope))
 
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_gradients_are_those_of_the_formula(sizes: tuple[int, ...], dtype: torch.dtype, device: str) -> None:
     graph = make(*sizes, dtype, device)  # type: ignore[misc]
-    message = edges.operator(*graph, SLOPE, len(graph.source))
+    message = edges.operator(*graph, SLOPE)
     grad = torch.cos(3 * message)
     expected = gradient_formula(graph, grad, SLOPE)
     for f, e in zip(gradients(edge_message, graph, grad), expected, strict=True):
@@ -92,23 +90,12 @@ def test_gradients_are_those_of_the_formula(sizes: tuple[int, ...], dtype: torch
 
 
 @pytest.mark.usefixtures("native")
-def test_rows_behind_the_edges_do_not_count(dtype: torch.dtype) -> None:
-    graph = make(40, 30, 3, 20, dtype)
-    num = len(graph.source)
-    message = edges.operator(*graph, SLOPE, num + 9)
-    grad = torch.cos(message)
-    lists = (graph.source, graph.first, len(graph.other), SLOPE)
-    found = edges.pullback(grad, message, *lists)
-    assert torch.equal(found, edges.pullback(grad[:num], message[:num], *lists))
-
-
-@pytest.mark.usefixtures("native")
 def test_numbers_beyond_the_lists_read_nothing(dtype: torch.dtype, device: str) -> None:
     """Sources that are no rows give no number; ends of rows are kept within the list."""
     graph = make(5, 6, 3, 9, dtype, device)
     source = torch.tensor([0, 6, -1, 3, 1 << 40, 5], device=device)
     first = torch.tensor([-7, 2, 4, 4, 1 << 40, -5], device=device)
-    found = edges.operator(graph.own, graph.other, source, first, SLOPE, 6)
+    found = edges.operator(graph.own, graph.other, source, first, SLOPE)
     assert found[[1, 2, 4]].isnan().all()
     assert not found[[0, 3, 5]].isnan().any()
     if device == "cpu":
@@ -158,7 +145,7 @@ def test_each_instruction_set(
         os.chdir({str(tmp_path)!r})
         results = []
         for own, other, source, first in torch.load("in.pt"):
-            message = edges.operator(own, other, source, first, {SLOPE}, len(source))
+            message = edges.operator(own, other, source, first, {SLOPE})
             below = edges.pullback(message.cos(), message, source, first, len(other), {SLOPE})
             results.append((message, below))
         torch.save(results, "out.pt")
@@ -184,7 +171,7 @@ def test_derivatives() -> None:
     rows = tuple(t.requires_grad_() for t in graph[:2])
 
     def run(own: Tensor, other: Tensor) -> Tensor:
-        return edge_message(own, other, *graph[2:], num_rows=len(graph.source) + 1)
+        return edge_message(own, other, *graph[2:])
 
     assert torch.autograd.gradcheck(run, rows)
     assert torch.autograd.gradgradcheck(run, rows)
@@ -196,9 +183,8 @@ def test_derivatives() -> None:
 def test_opcheck() -> None:
     graph = small()
     own, other = (t.requires_grad_() for t in graph[:2])
-    num = len(graph.source)
-    torch.library.opcheck(edges.operator, (own, other, *graph[2:], SLOPE, num))
-    message = edges.operator(*graph, SLOPE, num).detach()
+    torch.library.opcheck(edges.operator, (own, other, *graph[2:], SLOPE))
+    message = edges.operator(*graph, SLOPE).detach()
     grad = message.cos().requires_grad_()
     torch.library.opcheck(edges.pullback, (grad, message, *graph[2:], len(other), SLOPE))
 
@@ -222,11 +208,10 @@ def test_forward_mode_is_not_zero() -> None:
 def test_function_transforms() -> None:
     """Inside transforms the reference serves, and the operators can be batched by themselves."""
     graph = small()
-    num = len(graph.source)
     batch = torch.stack([graph.own, 2 * graph.own, -graph.own])
 
     def ours(own: Tensor) -> Tensor:
-        return edges.operator(own, *graph[1:], SLOPE, num)
+        return edges.operator(own, *graph[1:], SLOPE)
 
     def below(own: Tensor) -> Tensor:
         message = ours(own)
@@ -310,7 +295,6 @@ GOOD: dict[str, Any] = {
         ("first", torch.zeros(3, dtype=torch.int64, device="meta"), "first must be .* torch.int64 on meta"),
         ("first", torch.zeros(4, dtype=torch.int64), r"first must have the shape \(3,\), not \(4,\)"),
         ("slope", -0.1, "slope must not be negative, but is -0.1"),
-        ("num_rows", 2, "num_rows must be at least 3, the number of edges, not 2"),
     ],
 )
 def test_refuses(name: str, value: Any, message: str) -> None:
@@ -332,11 +316,10 @@ def test_refuses(name: str, value: Any, message: str) -> None:
         ("first", torch.zeros(3)),
         ("first", torch.zeros(4, dtype=torch.int64)),
         ("slope", -0.1),
-        ("num_rows", 2),
     ],
 )
 def test_compiled_operator_refuses(name: str, value: Any) -> None:
-    args = GOOD | {"slope": SLOPE, "num_rows": 3} | {name: value}
+    args = GOOD | {"slope": SLOPE} | {name: value}
     with pytest.raises(RuntimeError, match="hep::edge_message: "):
         edges.operator(*args.values())
 

@@ -33,7 +33,7 @@ from kernel_cases.events import code_cases, neighbor_cases, token_cases
 from kernel_cases.graphs import edge_cases
 from kernel_cases.jets import equivariant_cases, network_cases, pair_cases
 from kernel_cases.lattice import lattice_cases
-from kernel_cases.products import transposed_cases
+from kernel_cases.products import layer_cases
 from kernel_cases.timing import time_pairs
 from kernel_cases.tracks import track_cases
 
@@ -76,7 +76,7 @@ def run(device: str, num_pairs: int, only: str) -> list[str]:
             *neighbor_cases(dtype, device, 128 if device == "cpu" else 1024),
             *edge_cases(dtype, device, 512 if device == "cpu" else 8192),
             *lattice_cases(dtype, device, 64 if device == "cpu" else 2048),
-            *transposed_cases(dtype, device, 16384),
+            *layer_cases(dtype, device, 16384),
         ]
         if device == "cuda" and dtype == torch.float32:
             cases += network_cases(1 << 20)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from chhiggs_pnet.config import Config
 from chhiggs_pnet.data.branch_map import load_branch_map
@@ -170,6 +171,9 @@ def peer_of(ours: ParametricParticleNet) -> Callable[..., Tensor]:
     peer_pool = peer_module("torch_geometric.nn").global_mean_pool
     peer_dense = peer_module("torch_geometric.utils").to_dense_batch
 
+    def plain(x: Tensor, layer: Any) -> Tensor:
+        return F.linear(x, layer.weight, layer.bias)  # our layers have a kernel of their own
+
     class PeerEdgeConv(message_passing):  # type: ignore[misc]
         """EdgeConv as in PyTorch Geometric's documentation, with the layers of the CMS analysis."""
 
@@ -179,13 +183,12 @@ def peer_of(ours: ParametricParticleNet) -> Callable[..., Tensor]:
 
         def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
             out: Tensor = self.propagate(edge_index, x=x, size=(len(x), len(x)))
-            shortcut: Tensor = self.conv.shortcut(x)
-            return out + shortcut
+            return out + plain(x, self.conv.shortcut)
 
         def message(self, x_i: Tensor, x_j: Tensor) -> Tensor:
             hidden = torch.cat([x_i, x_j - x_i], dim=1)
             for linear, norm in zip(self.conv.linears, self.conv.norms, strict=True):
-                hidden = norm(torch.nn.functional.leaky_relu(linear(hidden)))
+                hidden = norm(F.leaky_relu(plain(hidden, linear)))
             return hidden
 
     layers = [PeerEdgeConv(conv) for conv in ours.convolutions]

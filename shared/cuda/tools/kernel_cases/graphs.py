@@ -39,10 +39,10 @@ def edge_cases(dtype: torch.dtype, device: str, num_graphs: int) -> list[Case]:
         return functional.leaky_relu(own.index_select(0, target) + other.index_select(0, source), edges.SLOPE)
 
     def plain(own: Tensor, other: Tensor) -> Tensor:
-        return edges.reference(own, other, source, first, edges.SLOPE, len(source))
+        return edges.reference(own, other, source, first, edges.SLOPE)
 
     def ours(own: Tensor, other: Tensor) -> Tensor:
-        return edges.operator(own, other, source, first, edges.SLOPE, len(source))
+        return edges.operator(own, other, source, first, edges.SLOPE)
 
     def forward(run: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], Tensor]:
         def work() -> Tensor:

@@ -1,4 +1,4 @@
-"""Matrix products that PyTorch's libraries are slow at."""
+"""Linear layers, for which PyTorch calls MKL."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,35 +6,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hep_shared.ops import transposed
+from hep_shared.ops import linear, transposed
 from kernel_cases import Case
 
 
-def transposed_cases(dtype: torch.dtype, device: str, num_rows: int) -> list[Case]:
-    """The gradient of the weight of a layer of 96 inputs and 384 outputs, and of one of 128 and 128.
+def layer_cases(dtype: torch.dtype, device: str, num_rows: int) -> list[Case]:
+    """Layers of 96 inputs and 384 outputs and of 128 and 128, and what their weights get in the backward.
 
-    Best torch: oneDNN in float32, which turns one matrix around.
+    Naive: `F.linear`, and `a.t() @ b`; best torch: oneDNN in float32, by a function that is not public.
     """
     if device != "cpu":
         return []  # no kernel of ours
     random = torch.Generator().manual_seed(8)
     onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    best = "oneDNN" if dtype == torch.float32 and onednn is not None else "naive"
     cases = []
     for ins, outs in ((96, 384), (128, 128)):
-        a, b = (torch.randn(num_rows, width, generator=random).to(dtype) for width in (outs, ins))
+        shapes = ((num_rows, ins), (num_rows, outs), (outs, ins), (outs,))
+        x, grad, weight, bias = (torch.randn(shape, generator=random).to(dtype) for shape in shapes)
 
-        def by_mkl(a: Tensor = a, b: Tensor = b) -> Tensor:
-            return transposed.reference(a, b)
+        def layer(run: Callable[..., Tensor], *tensors: Tensor) -> Callable[[], Tensor]:
+            return lambda: run(*tensors, 1.0)
 
-        def by_onednn(a: Tensor = a, b: Tensor = b) -> Tensor:
-            found: Tensor = onednn(a.t(), b.t(), None, "none", [], "")
+        def sums(run: Callable[..., Tensor], *tensors: Tensor) -> Callable[[], Tensor]:
+            return lambda: run(*tensors)
+
+        def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None, slope: float = 1.0) -> Tensor:
+            found: Tensor = onednn(x, weight, bias, "none", [], "")
             return found
 
-        def ours(a: Tensor = a, b: Tensor = b) -> Tensor:
-            return transposed.operator(a, b)
+        def sums_by_onednn(grad: Tensor, x: Tensor) -> Tensor:
+            return by_onednn(grad.t(), x.t())
 
-        best: Callable[[], Tensor] = by_onednn if dtype == torch.float32 and onednn is not None else by_mkl
-        what = f"transposed_product, {num_rows} rows, {outs} x {ins}, float{8 * dtype.itemsize}"
-        peers = "naive: a.t() @ b, best torch: oneDNN" if best is by_onednn else "a.t() @ b"
-        cases.append(Case(f"{what}; {peers}", by_mkl, best, ours, 0, "-"))
+        fast = (by_onednn, sums_by_onednn) if best == "oneDNN" else (linear.reference, transposed.reference)
+        what = f"{num_rows} rows, {ins} to {outs}, float{8 * dtype.itemsize}; best torch: {best}"
+        for name, make, tensors, naive, ours, peer in (
+            ("linear", layer, (x, weight, bias), linear.reference, linear.operator, fast[0]),
+            ("transposed_product", sums, (grad, x), transposed.reference, transposed.operator, fast[1]),
+        ):
+            found = Case(
+                f"{name}, {what}", make(naive, *tensors), make(peer, *tensors), make(ours, *tensors), 0, "-"
+            )
+            cases.append(found)
     return cases

@@ -33,7 +33,6 @@ def edge_message(
     first: Tensor,
     *,
     slope: float = SLOPE,
-    num_rows: int | None = None,
 ) -> Tensor:
     """Write the messages of all edges; differentiable in `own` and `other`.
 
@@ -43,10 +42,9 @@ def edge_message(
         source: Row j of each edge, (E,) int64; the edges of row 0 first, then those of row 1, and so on.
         first: Edges first[i] to first[i + 1] lead to row i, (R + 1,) int64 from 0 to E.
         slope: Slope of λ below zero.
-        num_rows: Rows of the result, E or more; those behind the edges are zero.
 
     Returns:
-        h, (E, C) or (num_rows, C); not a number where a source is no row of `other`.
+        h, (E, C); not a number where a source is no row of `other`.
 
     Raises:
         ValueError: A shape, a dtype, a device or a number does not fit.
@@ -83,14 +81,8 @@ def edge_message(
         f"first must have the shape ({own.shape[0] + 1},), not {tuple(first.shape)}",
     )
     require(slope >= 0, _OP, f"slope must not be negative, but is {slope}")
-    wanted = source.shape[0] if num_rows is None else num_rows
-    require(
-        wanted >= source.shape[0],
-        _OP,
-        f"num_rows must be at least {source.shape[0]}, the number of edges, not {wanted}",
-    )
     run = reference if must_use_reference() else operator
-    return run(own, other, source, first, slope, wanted)
+    return run(own, other, source, first, slope)
 
 
 def _targets(source: Tensor, first: Tensor) -> Tensor:
@@ -100,41 +92,34 @@ def _targets(source: Tensor, first: Tensor) -> Tensor:
     return ended.cumsum(0)[:-1]
 
 
-def reference(
-    own: Tensor, other: Tensor, source: Tensor, first: Tensor, slope: float, num_rows: int
-) -> Tensor:
+def reference(own: Tensor, other: Tensor, source: Tensor, first: Tensor, slope: float) -> Tensor:
     """Write the messages in plain PyTorch."""
-    message = functional.leaky_relu(own[_targets(source, first)] + other[source], slope)
-    return functional.pad(message, (0, 0, 0, num_rows - message.shape[0]))
+    return functional.leaky_relu(own[_targets(source, first)] + other[source], slope)
 
 
 def pullback_reference(
     grad: Tensor, message: Tensor, source: Tensor, first: Tensor, num_sources: int, slope: float
 ) -> Tensor:
-    """Differentiate in plain PyTorch; `grad` and `message` may have further rows.
+    """Differentiate in plain PyTorch.
 
     Returns:
         The gradient of `own`, (R, C), and below it that of `other`, (V, C).
     """
-    num_edges, num_rows = source.shape[0], first.shape[0] - 1
-    grad = grad[:num_edges]
-    of_sums = torch.where(message[:num_edges] > 0, grad, slope * grad)
-    of_own = grad.new_zeros(num_rows, grad.shape[1]).index_add(0, _targets(source, first), of_sums)
+    of_sums = torch.where(message > 0, grad, slope * grad)
+    of_own = grad.new_zeros(first.shape[0] - 1, grad.shape[1]).index_add(0, _targets(source, first), of_sums)
     return torch.cat([of_own, grad.new_zeros(num_sources, grad.shape[1]).index_add(0, source, of_sums)])
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     own, other, source, first = ctx.saved_tensors
-    slope, num_rows = ctx.numbers
-    message = operator(own, other, source, first, slope, num_rows)
+    (slope,) = ctx.numbers
+    message = operator(own, other, source, first, slope)
     found = pullback(grad, message, source, first, other.shape[0], slope)
-    return found[: own.shape[0]], found[own.shape[0] :], None, None, None, None
+    return found[: own.shape[0]], found[own.shape[0] :], None, None, None
 
 
-def _of_edges(
-    own: Tensor, other: Tensor, source: Tensor, first: Tensor, slope: float, num_rows: int
-) -> Tensor:
-    return own.new_empty(num_rows, own.shape[1])
+def _of_edges(own: Tensor, other: Tensor, source: Tensor, first: Tensor, slope: float) -> Tensor:
+    return own.new_empty(source.shape[0], own.shape[1])
 
 
 def _of_rows(
@@ -145,7 +130,7 @@ def _of_rows(
 
 operator = register(
     _OP,
-    "(Tensor own, Tensor other, Tensor source, Tensor first, float slope, SymInt num_rows) -> Tensor",
+    "(Tensor own, Tensor other, Tensor source, Tensor first, float slope) -> Tensor",
     reference,
     fake=_of_edges,
     num_rows=0,  # the rows of a batch of graphs have other numbers: a batch of calls is that many calls

@@ -43,10 +43,12 @@ from torch.nn import functional
 
 from hep_shared.errors import UserError
 from hep_shared.ops._backend import VARIABLE, choice, must_use_reference, require, under_autocast
+from hep_shared.ops.linear import Linear
 
 log = logging.getLogger(__name__)
 
 _OP = "pair_mlp"
+_LINEAR = (nn.Linear, Linear)
 _MAX_WIDTH = 64  # of a layer in the kernels, whose numbers are to stay in registers
 _BLOCK = 8192  # rows treated at a time in plain PyTorch: 64 channels stay in the cache
 
@@ -106,7 +108,7 @@ def pair_mlp(
 
     Args:
         features: Rows without gradient, (P, F) float32 or float64.
-        linears: L layers `nn.Linear` with bias.
+        linears: L layers `nn.Linear`, or `Linear` of `hep_shared.ops.linear`, with bias.
         norms: L + 1 layers `nn.BatchNorm1d`, of the features and behind each layer; None does not normalise.
 
     Returns:
@@ -119,10 +121,10 @@ def pair_mlp(
     if torch.compiler.is_compiling():
         return plain_layers(features, linears, norms)
     (features,) = under_autocast(features)
-    lines: list[nn.Linear] = [_as(nn.Linear, module, "linears") for module in linears]
+    lines: list[nn.Linear] = [_as(_LINEAR, module, "linears") for module in linears]
     scales: list[nn.BatchNorm1d] | None = None
     if norms is not None:
-        scales = [_as(nn.BatchNorm1d, module, "norms") for module in norms]
+        scales = [_as((nn.BatchNorm1d,), module, "norms") for module in norms]
     _check(features, lines, scales)
     if must_use_reference() or len(features) < 2:
         return plain_layers(features, lines, scales)
@@ -163,18 +165,18 @@ def is_fused(
     """
     if torch.compiler.is_compiling() or must_use_reference() or features.requires_grad:
         return False
-    lines = [line for line in linears if type(line) is nn.Linear]
+    lines = [line for line in linears if isinstance(line, nn.Linear) and type(line) in _LINEAR]
     # A normalisation that was replaced by another kind, such as SyncBatchNorm, is left to itself.
     is_known = all(type(norm) is nn.BatchNorm1d for norm in norms or ())
     return is_known and _fits_kernels(features, lines) and _kernels() is not None
 
 
-def _as(kind: type[Any], module: nn.Module, name: str) -> Any:
-    # Not a subclass: what it does differently would be lost.
+def _as(kinds: tuple[type[Any], ...], module: nn.Module, name: str) -> Any:
+    # Not any subclass: what it does differently would be lost.
     require(
-        type(module) is kind and getattr(module, "bias", None) is not None,
+        type(module) in kinds and getattr(module, "bias", None) is not None,
         _OP,
-        f"{name} must hold nn.{kind.__name__} with weight and bias, not {module}",
+        f"{name} must hold nn.{kinds[0].__name__} with weight and bias, not {module}",
     )
     return module
 

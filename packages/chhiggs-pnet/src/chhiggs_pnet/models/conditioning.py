@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chhiggs_pnet.models.graph import Packing
-from chhiggs_pnet.models.products import linear
 from chhiggs_pnet.physics.constants import Z_MASS
+from hep_shared.ops.linear import Linear
 
 NUM_MASS_INPUTS = 4
 HIDDEN = (64, 128)  # widths of the mass embedding
@@ -89,8 +89,8 @@ class MassAwareAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.norm = nn.LayerNorm(dim)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.out_proj = Linear(dim, dim)
         self.mass_encoder = mass_encoder(3 * dim)
 
     def forward(self, x: Tensor, graph: Packing, masses: Tensor) -> Tensor:
@@ -105,13 +105,13 @@ class MassAwareAttention(nn.Module):
             (V, C).
         """
         modulation = 1.0 + self.mass_encoder(masses)
-        qkv = graph.dense(linear(self.norm(x), self.qkv.weight, self.qkv.bias)) * modulation.unsqueeze(1)
+        qkv = graph.dense(self.qkv(self.norm(x))) * modulation.unsqueeze(1)
         num_events, num_slots, _ = qkv.shape
         query, key, value = qkv.view(num_events, num_slots, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         allowed = graph.valid_mask[:, None, None, :]
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
         rows = graph.pack(mixed.transpose(1, 2).reshape(num_events, num_slots, -1))
-        out: Tensor = x + linear(rows, self.out_proj.weight, self.out_proj.bias)
+        out: Tensor = x + self.out_proj(rows)
         return out
 
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from chhiggs_pnet.models.edge_mlp import EdgeMean, Edges, infer
 from chhiggs_pnet.models.graph import Neighbors
-from chhiggs_pnet.models.products import linear
+from hep_shared.ops.linear import Linear, linear
 
 NUM_LAYERS = 3
 
@@ -44,9 +44,9 @@ class EdgeConv(nn.Module):
         super().__init__()
         widths = [2 * in_dim] + [out_dim] * NUM_LAYERS
         self.in_dim, self.dropout, self.edge_dropout = in_dim, dropout, edge_dropout
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.linears = nn.ModuleList(Linear(a, b) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm1d(out_dim) for _ in range(NUM_LAYERS))
-        self.shortcut = nn.Linear(in_dim, out_dim)
+        self.shortcut = Linear(in_dim, out_dim)
 
     def forward(self, x: Tensor, neighbors: Neighbors) -> Tensor:
         """Convolve.
@@ -61,7 +61,7 @@ class EdgeConv(nn.Module):
         head: Any = self.linears[0]
         first, second = head.weight[:, : self.in_dim], head.weight[:, self.in_dim :]
         own, other = linear(x, first - second, head.bias), linear(x, second)
-        shortcut = linear(x, self.shortcut.weight, self.shortcut.bias)
+        shortcut = self.shortcut(x)
         index, mask = neighbors
         if self.training and self.edge_dropout > 0:
             kept = torch.rand(index.shape, device=x.device) >= self.edge_dropout
@@ -104,12 +104,12 @@ class EdgeConv(nn.Module):
             return own * 0.0
         if not self.training:
             layers = []
-            for linear, norm in zip(linears, norms, strict=False):
+            for line, norm in zip(linears, norms, strict=False):
                 scale, shift = _affine(norm)
-                layers.append((linear.weight * scale, linear.bias + linear.weight @ shift))
+                layers.append((line.weight * scale, line.bias + line.weight @ shift))
             mean = infer(own, other, edges, layers)
             return self._last_norm(mean) * (edges.degree > 0).unsqueeze(1)
-        parameters = [tensor for linear in linears for tensor in (linear.weight, linear.bias)]
+        parameters = [tensor for line in linears for tensor in (line.weight, line.bias)]
         parameters += [tensor for norm in norms for tensor in (norm.weight, norm.bias)]
         out: Tensor
         out, *found = EdgeMean.apply(own, other, edges, norms[0].eps, *parameters)
@@ -125,13 +125,13 @@ class EdgeConv(nn.Module):
                 hidden = F.dropout(norm(hidden), self.dropout)
             if layer + 1 == NUM_LAYERS:
                 break
-            linear: Any = self.linears[layer + 1]
+            line: Any = self.linears[layer + 1]
             if self.training:
-                hidden = F.leaky_relu(linear(hidden), inplace=True)
+                hidden = F.leaky_relu(line(hidden), inplace=True)
             else:
                 scale, shift = _affine(norm)
-                bias = linear.bias + linear.weight @ shift
-                hidden = F.leaky_relu(F.linear(hidden, linear.weight * scale, bias), inplace=True)
+                bias = line.bias + line.weight @ shift
+                hidden = F.leaky_relu(linear(hidden, line.weight * scale, bias), inplace=True)
         return hidden
 
     def _last_norm(self, mean: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ are kept. Backwards, with g_l = ∂L/∂n_l, sums over all E edges, and z the ar
 
 and for l < 3 the sums follow from matrices of size C × C that the gradient of W needs anyway: with
 M = Σ ∂L/∂z_{l+1} h_lᵀ and S = Σ ∂L/∂z_{l+1}, Σ g_l = Wᵀ S and Σ g_l h_l = Σ_rows W ⊙ M. So each layer is
-one pass forwards and one pass backwards over pieces of `PIECE_FLOATS` numbers; the products are those of
-`products`, which apply λ before they write.
+one pass forwards and one pass backwards over pieces of `PIECE_FLOATS` numbers; `hep_shared.ops.linear`
+applies λ before it writes.
 
 References:
     S. Ioffe, C. Szegedy, arXiv:1502.03167, gradient of batch normalisation.
@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from chhiggs_pnet.models.products import SLOPE, product, rounded, uses_onednn
-from hep_shared.ops.edges import edge_message, pullback
+from hep_shared.ops.edges import SLOPE, edge_message, pullback
+from hep_shared.ops.linear import linear
 from hep_shared.ops.transposed import transposed_product
 
 PIECE_FLOATS = 1 << 19  # 2 MB: faster than 0.25 and 16 MB on the CPU of benchmarks/cpu.md
@@ -95,13 +95,9 @@ class _Moments:
 
 
 def _first(own: Tensor, other: Tensor, edges: Edges, piece: tuple[slice, slice]) -> Tensor:
-    """h₁ of a piece, with zeros appended up to the number of rows that products want."""
+    """h₁ of a piece."""
     rows, part = piece
-    num = part.stop - part.start
-    wanted = rounded(num) if uses_onednn(own) else num
-    return edge_message(
-        own[rows], other, edges.source[part], _first_edges(edges, piece), slope=SLOPE, num_rows=wanted
-    )
+    return edge_message(own[rows], other, edges.source[part], _first_edges(edges, piece), slope=SLOPE)
 
 
 def _first_edges(edges: Edges, piece: tuple[slice, slice]) -> Tensor:
@@ -127,9 +123,8 @@ def _add_gradients(
 
 
 def _sum_at_rows(values: Tensor, edges: Edges, piece: tuple[slice, slice], out: Tensor) -> None:
-    """Sum the edges of each row of a piece into the rows of `out`; appended rows do not count."""
+    """Sum the edges of each row of a piece into the rows of `out`."""
     rows, part = piece
-    values = values[: part.stop - part.start]
     if edges.target is None:
         torch.sum(values.view(rows.stop - rows.start, -1, values.shape[1]), dim=1, out=out[rows])
     else:
@@ -137,7 +132,7 @@ def _sum_at_rows(values: Tensor, edges: Edges, piece: tuple[slice, slice], out: 
 
 
 def _to_edges(values: Tensor, edges: Edges, piece: tuple[slice, slice], out: Tensor) -> None:
-    """Put the value of the target row into the first rows of `out`, one for every edge of a piece."""
+    """Put the value of the target row into the rows of `out`, one for every edge of a piece."""
     rows, part = piece
     if edges.target is not None:
         torch.index_select(values, 0, edges.target[part], out=out)
@@ -162,7 +157,7 @@ def infer(own: Tensor, other: Tensor, edges: Edges, layers: Sequence[tuple[Tenso
     for piece in edges.pieces(own.shape[1]):
         hidden = _first(own, other, edges, piece)
         for weight, bias in layers:
-            hidden = product(hidden, weight, bias, activate=True)
+            hidden = linear(hidden, weight, bias, slope=SLOPE)
         _sum_at_rows(hidden, edges, piece, total)
     return total / edges.degree.clamp(min=1).to(total.dtype).unsqueeze(1)
 
@@ -204,8 +199,8 @@ class EdgeMean(torch.autograd.Function):
                 if layer == 0:
                     out = _first(own, other, edges, piece)
                 else:
-                    out = product(hidden[-1][number], folded, offset, activate=True)
-                moments.add(out[: piece[1].stop - piece[1].start])
+                    out = linear(hidden[-1][number], folded, offset, slope=SLOPE)
+                moments.add(out)
                 if layer == 2:
                     _sum_at_rows(out, edges, piece, mean)
                 found_here.append(out)
@@ -259,17 +254,15 @@ class EdgeMean(torch.autograd.Function):
             total = mean.new_zeros(num_channels)
             passed: list[Tensor] = []
             for number, piece in enumerate(pieces):
-                own_hidden, num = hidden[layer][number], piece[1].stop - piece[1].start
+                own_hidden = hidden[layer][number]
                 if layer < 2:
-                    work = product(of_z[number], folded, offset)
+                    work = linear(of_z[number], folded, offset)
                 else:
                     work = torch.empty_like(own_hidden)
-                    _to_edges(at_rows, edges, piece, work[:num])
-                work[num:] = 0
-                real = work[:num]
-                real.addcmul_(slope, own_hidden[:num])
+                    _to_edges(at_rows, edges, piece, work)
+                work.addcmul_(slope, own_hidden)
                 if layer:
-                    _LEAKY_BACKWARD(real, own_hidden[:num], SLOPE, True, grad_input=real)
+                    _LEAKY_BACKWARD(work, own_hidden, SLOPE, True, grad_input=work)
                     matrix += transposed_product(work, hidden[layer - 1][number])
                     total += work.sum(dim=0)
                     passed.append(work)
