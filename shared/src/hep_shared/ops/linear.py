@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hep_shared.ops._backend import must_use_reference, register, require, without_autocast
-from hep_shared.ops.transposed import operator as transposed_product
+from hep_shared.ops import transposed
+from hep_shared.ops._backend import register, require, without_autocast
 
 LEAST_PRODUCTS = 1 << 21  # N I O: below, calling an operator takes longer than it saves
 LEAST_ROWS = 64  # below, turning the weight around does
@@ -40,7 +40,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, slope: floa
         ValueError: The shape of the weight or the bias does not fit.
         RuntimeError: PyTorch's own, where it serves.
     """
-    if not _serves(x, weight):
+    if not serves(x, weight):
         y = functional.linear(x, weight, bias)
         return y if slope == 1.0 else functional.leaky_relu(y, slope)
     require(
@@ -73,19 +73,21 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
-def _serves(x: Tensor, weight: Tensor) -> bool:
-    """Whether the operator is there for these tensors, and worth its call."""
+def serves(x: Tensor, weight: Tensor) -> bool:
+    """Whether the compiled operator computes `linear`: where it is there, and worth its call.
+
+    Args:
+        x: (..., I).
+        weight: W, (O, I).
+
+    Returns:
+        False where `torch.nn.functional.linear` does.
+    """
     return (
-        not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.float64)
-        and x.dtype == weight.dtype
+        transposed.serves(x, weight)
         and x.dim() > 1
         and x.numel() * weight.shape[0] >= LEAST_PRODUCTS
         and x.numel() >= LEAST_ROWS * x.shape[-1]
-        and _IS_COMPILED
-        and not torch.is_autocast_enabled("cpu")
-        and not must_use_reference()
     )
 
 
@@ -105,7 +107,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     of_x = operator(grad, weight.t(), grad.new_zeros(x.shape[1]), 1.0) if needs_x else None
     return (
         of_x,
-        transposed_product(grad, x) if needs_weight else None,
+        transposed.operator(grad, x) if needs_weight else None,
         grad.sum(dim=0) if needs_bias else None,
         None,
     )
@@ -123,4 +125,3 @@ operator = register(
     num_rows=1,
     backward=_backward,
 )
-_IS_COMPILED = bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"hep::{_OP}", "CPU"))

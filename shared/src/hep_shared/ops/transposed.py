@@ -4,8 +4,8 @@ r"""Product of two tall matrices with the rows summed over: what a linear layer'
 
 A matrix product wants one of the two turned around, which costs a pass over it; here both are read as they
 lie in memory. On the processor of shared/cuda/benchmarks/cpu.md it is twice as fast as MKL, which PyTorch
-takes, and 1.0 to 1.9 times as fast as oneDNN in float32. There is no kernel for a GPU, whose libraries do
-this well: PyTorch serves there.
+takes, and 1.0 to 1.9 times as fast as oneDNN in float32. Where the compiled operator does not serve, on a
+GPU, under autocast, in an exported or traced graph or for half precision, it is `a.t() @ b`.
 
 Dimension legend: N rows, I columns of a, O columns of b.
 """
@@ -15,13 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hep_shared.ops._backend import (
-    must_use_reference,
-    register,
-    require,
-    under_autocast,
-    without_autocast,
-)
+from hep_shared.ops._backend import must_use_reference, register, require, without_autocast
 
 _OP = "transposed_product"
 
@@ -30,30 +24,39 @@ def transposed_product(a: Tensor, b: Tensor) -> Tensor:
     """Compute aᵀ b; differentiable in both.
 
     Args:
-        a: (N, I) float32 or float64.
-        b: (N, O), of the dtype and on the device of `a`.
+        a: (N, I).
+        b: (N, O).
 
     Returns:
         (I, O); zero where there are no rows.
 
     Raises:
-        ValueError: A shape, a dtype or a device does not fit.
+        ValueError: A shape does not fit.
+        RuntimeError: PyTorch's own, where it serves.
     """
-    a, b = under_autocast(a, b)
+    if not serves(a, b):
+        return a.t() @ b
     require(a.dim() == 2, _OP, f"a must have the shape (N, I), not {tuple(a.shape)}")
-    require(a.dtype in (torch.float32, torch.float64), _OP, f"a must be float32 or float64, not {a.dtype}")
     require(
         b.dim() == 2 and b.shape[0] == a.shape[0],
         _OP,
         f"b must have the shape ({a.shape[0]}, O), not {tuple(b.shape)}",
     )
-    require(
-        b.dtype == a.dtype and b.device == a.device,
-        _OP,
-        f"b is {b.dtype} on {b.device}, but a is {a.dtype} on {a.device}",
+    return operator(a, b)
+
+
+def serves(a: Tensor, b: Tensor) -> bool:
+    """Whether there are compiled products for these tensors, here and now."""
+    return (
+        not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        and a.device.type == "cpu"
+        and a.dtype in (torch.float32, torch.float64)
+        and a.dtype == b.dtype
+        and a.device == b.device
+        and _IS_COMPILED
+        and not torch.is_autocast_enabled("cpu")
+        and not must_use_reference()
     )
-    run = reference if must_use_reference() else operator
-    return run(a, b)
 
 
 @without_autocast
@@ -80,3 +83,4 @@ operator = register(
     num_rows=0,  # sums over the rows: a batch of calls is that many calls
     backward=_backward,
 )
+_IS_COMPILED = bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"hep::{_OP}", "CPU"))
