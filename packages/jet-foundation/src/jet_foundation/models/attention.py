@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hep_shared.ops.linear import Linear, linear
 from jet_foundation.models.dropout import Dropout, dropout
 from jet_foundation.models.jet_attention import attend_in_groups, group_weights
 from jet_foundation.models.packing import Packing
@@ -62,8 +63,8 @@ class ParticleAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"dim = {dim} must be a multiple of num_heads = {num_heads}")
         self.num_heads, self.dropout = num_heads, dropout
-        self.in_proj = nn.Linear(dim, 3 * dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.in_proj = Linear(dim, 3 * dim)
+        self.out_proj = Linear(dim, dim)
         nn.init.xavier_uniform_(self.in_proj.weight)
         nn.init.zeros_(self.in_proj.bias)
         nn.init.zeros_(self.out_proj.bias)
@@ -126,10 +127,10 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int, *, ratio: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
         self.pre_norm = nn.LayerNorm(dim)
-        self.expand = nn.Linear(dim, ratio * dim)
+        self.expand = Linear(dim, ratio * dim)
         self.act_dropout = Dropout(dropout)
         self.post_norm = nn.LayerNorm(ratio * dim)
-        self.contract = nn.Linear(ratio * dim, dim)
+        self.contract = Linear(ratio * dim, dim)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -240,8 +241,8 @@ class ClassAttentionBlock(nn.Module):
         """
         everything = self.pre_norm(torch.cat([token, x], dim=1))
         project, heads, dim = self.attention.in_proj, self.attention.num_heads, x.shape[-1]
-        q = F.linear(token, project.weight[:dim], project.bias[:dim])
-        k, v = F.linear(everything, project.weight[dim:], project.bias[dim:]).chunk(2, dim=-1)
+        q = linear(token, project.weight[:dim], project.bias[:dim])
+        k, v = linear(everything, project.weight[dim:], project.bias[dim:]).chunk(2, dim=-1)
         q, k, v = (torch.unflatten(part, -1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
         mixed = attend(q, k, v, key_bias, self.attention.dropout if self.training else 0.0)
         mixed = self.head_scale(self.attention.out_proj(mixed.transpose(1, 2).flatten(2)))

@@ -19,6 +19,7 @@ from typing import Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
+from hep_shared.ops.linear import Linear
 from jet_foundation.models.attention import ParticleAttentionBlock
 from jet_foundation.models.equilinear import EquiLinear, embed_vector, inner_product
 from jet_foundation.models.packing import Packing
@@ -75,7 +76,7 @@ class Embedding(nn.Module):
         self.input_norm = nn.BatchNorm1d(num_inputs)
         layers: list[nn.Module] = []
         for width in dims:
-            layers += [nn.LayerNorm(num_inputs), nn.Linear(num_inputs, width), nn.GELU()]
+            layers += [nn.LayerNorm(num_inputs), Linear(num_inputs, width), nn.GELU()]
             num_inputs = width
         self.layers = nn.Sequential(*layers)
 
@@ -342,7 +343,7 @@ class LorentzParTEncoder(JetEncoder):
         self.register_buffer("spurions", torch.tensor(vectors).reshape(-1, 4), persistent=False)
         self.particle_linear = EquiLinear(1, mv_channels)
         self.reference_linear = EquiLinear(1 + len(vectors), mv_channels)
-        self.gate = nn.Linear(dim, 2 * mv_channels)
+        self.gate = Linear(dim, 2 * mv_channels)
         self.out_linear = EquiLinear(2 * mv_channels, 1)
 
     @property

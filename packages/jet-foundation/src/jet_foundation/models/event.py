@@ -14,6 +14,7 @@ Dimensions: B events, J jets, N particles of a jet, S objects, F features, D num
 import torch
 from torch import Tensor, nn
 
+from hep_shared.ops.linear import Linear
 from jet_foundation.models.attention import ClassAttention, ParticleAttentionBlock
 from jet_foundation.models.encoder import JetEncoder
 from jet_foundation.models.packing import Packing
@@ -52,8 +53,8 @@ class EventClassifier(nn.Module):
         self.read_particles = read_particles
         if not read_particles:
             encoder.requires_grad_(False)
-        self.embed_jet = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim)) if read_particles else None
-        self.embed_object = nn.Sequential(nn.Linear(num_numbers, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.embed_jet = nn.Sequential(nn.LayerNorm(dim), Linear(dim, dim)) if read_particles else None
+        self.embed_object = nn.Sequential(Linear(num_numbers, dim), nn.GELU(), Linear(dim, dim))
         self.pair_bias = PairBias(num_heads, dims=pair_dims, norm="none")
         self.blocks = nn.ModuleList(ParticleAttentionBlock(dim, num_heads) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)

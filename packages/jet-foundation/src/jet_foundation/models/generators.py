@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hep_shared.ops.linear import Linear
 from jet_foundation.models.attention import ParticleAttentionBlock
 from jet_foundation.models.packing import Packing
 
@@ -42,14 +43,14 @@ class ParticleCvae(nn.Module):
         self.num_coordinates, self.latent_dim, self.beta = num_coordinates, latent_dim, beta
         wide, narrow = 2 * dim, dim
         self.posterior = nn.Sequential(
-            nn.Linear(num_coordinates + dim, wide), nn.GELU(),
-            nn.Linear(wide, narrow), nn.GELU(),
-            nn.Linear(narrow, 2 * latent_dim),
+            Linear(num_coordinates + dim, wide), nn.GELU(),
+            Linear(wide, narrow), nn.GELU(),
+            Linear(narrow, 2 * latent_dim),
         )  # fmt: skip
         self.decoder = nn.Sequential(
-            nn.Linear(latent_dim + dim, wide), nn.GELU(),
-            nn.Linear(wide, narrow), nn.GELU(),
-            nn.Linear(narrow, num_coordinates),
+            Linear(latent_dim + dim, wide), nn.GELU(),
+            Linear(wide, narrow), nn.GELU(),
+            Linear(narrow, num_coordinates),
         )  # fmt: skip
 
     def loss(
@@ -111,11 +112,11 @@ class CloudFlow(nn.Module):
     ) -> None:
         super().__init__()
         self.num_coordinates, self.num_steps = num_coordinates, num_steps
-        self.embed = nn.Linear(num_coordinates, dim)
-        self.condition = nn.Sequential(nn.Linear(2 * dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.embed = Linear(num_coordinates, dim)
+        self.condition = nn.Sequential(Linear(2 * dim, 2 * dim), nn.GELU(), Linear(2 * dim, dim))
         self.blocks = nn.ModuleList(ParticleAttentionBlock(dim, num_heads) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, num_coordinates)
+        self.head = Linear(dim, num_coordinates)
 
     def forward(self, x: Tensor, time: Tensor, valid_mask: Tensor, condition: Tensor) -> Tensor:
         """Velocity of the particles.

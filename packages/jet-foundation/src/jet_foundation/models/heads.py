@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hep_shared.ops.linear import Linear
 from jet_foundation.models.attention import ClassAttention, ClassAttentionBlock
 from jet_foundation.models.coordinates import Coordinates
 from jet_foundation.models.encoder import JetEncoder, signed_log
@@ -28,7 +29,7 @@ def mlp(num_inputs: int, hidden: int, num_outputs: int) -> nn.Sequential:
         The layers.
     """
     return nn.Sequential(
-        nn.LayerNorm(num_inputs), nn.Linear(num_inputs, hidden), nn.GELU(), nn.Linear(hidden, num_outputs)
+        nn.LayerNorm(num_inputs), Linear(num_inputs, hidden), nn.GELU(), Linear(hidden, num_outputs)
     )
 
 

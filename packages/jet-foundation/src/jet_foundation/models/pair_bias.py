@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hep_shared.ops.linear import Linear, linear
 from hep_shared.ops.pair_mlp import is_fused, pair_mlp, plain_layers
 from jet_foundation.models.packing import Packing
 from jet_foundation.physics.pair_features import (
@@ -67,7 +68,7 @@ class PairBias(nn.Module):
         self.kind = kind
         num_inputs = 1 if kind == "mass" else NUM_PAIR_FEATURES
         widths = (num_inputs, *dims, num_heads)
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.linears = nn.ModuleList(Linear(a, b) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths) if norm == "batch" else None
 
     def forward(
@@ -148,17 +149,17 @@ class PairBias(nn.Module):
         for start in range(0, len(features), _PIECE):
             x = features[start : start + _PIECE]
             for number, (weight, bias) in enumerate(layers):
-                x = F.linear(x if number == 0 else F.gelu(x), weight, bias)
+                x = linear(x if number == 0 else F.gelu(x), weight, bias)
             out[start : start + _PIECE] = x
         return out
 
     def _folded(self) -> list[tuple[Tensor, Tensor]]:
         """Weights and biases with the normalisation of inference multiplied in."""
         layers = []
-        for number, linear in enumerate(self.linears):
-            assert isinstance(linear, nn.Linear)
-            weight: Tensor = linear.weight
-            bias: Tensor = linear.bias
+        for number, line in enumerate(self.linears):
+            assert isinstance(line, nn.Linear)
+            weight: Tensor = line.weight
+            bias: Tensor = line.bias
             if self.norms is not None:
                 if number == 0:
                     scale, shift = _affine(self.norms[0])
