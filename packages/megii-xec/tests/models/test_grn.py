@@ -53,6 +53,22 @@ def test_gradients_equal_those_of_the_formula(reference, monkeypatch, recompute)
         torch.testing.assert_close(named[name.removeprefix("grn.")], value, rtol=1e-12, atol=1e-11, msg=name)
 
 
+def test_wide_channels_take_one_product_for_all_events_of_a_chunk(reference, monkeypatch):
+    ours, theirs = branch(reference, 32, torch.float32, recompute=True)
+    x, weight = torch.randn(2, 3, 30, 32)
+    monkeypatch.setattr(grn, "_folds", lambda x, w1: False)  # so few would be folded
+    expected = gradients(theirs.double(), x.double(), weight.double())
+    for elements in (10_000, 1 << 19):  # two chunks, one chunk
+        monkeypatch.setattr(grn, "CACHE_ELEMENTS", elements)
+        own_names = ["x", *(name for name, _ in ours.named_parameters())]
+        found = dict(zip(own_names, gradients(ours, x, weight), strict=True))
+        names = ["x", *(n.removeprefix("grn.") for n, _ in theirs.named_parameters())]
+        for name, value in zip(names, expected, strict=True):
+            torch.testing.assert_close(found[name].double(), value, rtol=1e-4, atol=1e-4, msg=name)
+        with torch.no_grad():
+            torch.testing.assert_close(ours(x).double(), theirs(x.double()), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("recompute", [True, False])
 def test_gradient_is_finite_where_every_channel_is_silent(recompute):
     ours = GrnBranch(4, recompute=recompute)

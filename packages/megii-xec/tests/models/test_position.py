@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from megii_xec.models.encoder import token_sensors
-from megii_xec.models.position import RotaryEncoderLayer, sinusoidal_positions, token_centres
+from megii_xec.models.position import EncoderLayer, RotaryEncoderLayer, sinusoidal_positions, token_centres
 from megii_xec.physics.geometry import inner_index_map
 
 KINDS = ("learned", "geometric", "sinusoidal", "rotary", "face_type")
@@ -63,3 +64,26 @@ def test_rotary_attention_sees_differences_of_positions_only():
 def test_rotary_needs_heads_of_even_length():
     with pytest.raises(ValueError, match="heads of even length"):
         RotaryEncoderLayer(6, 2, 8, 0.0, np.zeros((1, 3)))
+
+
+def test_encoder_layer_is_that_of_pytorch():
+    torch.manual_seed(0)
+    ours = EncoderLayer(16, 2, 32, 0.0)
+    torch.manual_seed(0)
+    theirs = nn.TransformerEncoderLayer(16, 2, 32, 0.0, activation="gelu", batch_first=True)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other)
+    x, y = (torch.randn(3, 5, 16) for _ in range(2))
+    torch.testing.assert_close(ours(x), theirs(x))
+    for layer in (ours, theirs):
+        (layer(x) * y).sum().backward()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+
+
+def test_encoder_layer_drops_in_training_only():
+    layer, x = EncoderLayer(16, 2, 32, 0.5), torch.randn(3, 5, 16)
+    assert not torch.equal(layer(x), layer(x))
+    assert torch.equal(layer.eval()(x), layer(x))

@@ -23,6 +23,7 @@ from megii_xec.models.hexnext import HexEncoder
 from megii_xec.models.outer_grid import AreaScaling, OuterGrid, RescaleNpho
 from megii_xec.models.position import (
     KIND_OF_FACE,
+    EncoderLayer,
     RotaryEncoderLayer,
     geometric_positions,
     sinusoidal_positions,
@@ -198,9 +199,7 @@ class XecEncoder(nn.Module):
         self.fusion = nn.ModuleList(
             RotaryEncoderLayer(dim, num_heads, hidden, dropout, centres)
             if position == "rotary"
-            else nn.TransformerEncoderLayer(
-                dim, num_heads, hidden, dropout, activation="gelu", batch_first=True
-            )
+            else EncoderLayer(dim, num_heads, hidden, dropout)
             for _ in range(fusion_layers)
         )
         self.register_buffer("sentinels", torch.tensor([sentinel_npho, sentinel_time]), persistent=False)

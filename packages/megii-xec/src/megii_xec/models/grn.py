@@ -9,9 +9,13 @@ once:
 
     W₂ GRN(h) + b₂ = (W₂ diag(s)) h + (W₂ β + b₂),      s = 1 + γ N(h)
 
+Where one product for many events is much faster than one for each, in chunks on a CPU with wide channels
+(`hep_shared.ops.linear`), s multiplies h instead, in the cache: W₂ (s h).
+
 Gradient. With G = Σ_positions g hᵀ, the gradient of the folded weights, s receives ds = Σ_rows G ∘ W₂; the
 norm n then receives dn = (dN − mean_c(dN N)) / (mean_c n + ε) with dN = γ ds, and h receives (dn / n) h +
-(W₂ diag(s))ᵀ g. At n = 0 the first term is zero, the subgradient of the norm.
+(W₂ diag(s))ᵀ g. At n = 0 the first term is zero, the subgradient of the norm. Without folding ds =
+Σ_positions h ∘ (W₂ᵀ g), and W₂ receives Σ_rows g (s h)ᵀ.
 
 Dimensions: B events, N positions (pixels or nodes), C channels.
 
@@ -27,8 +31,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from hep_shared.ops.linear import Linear, linear, serves
+from hep_shared.ops.transposed import transposed_product
+
 LAYER_NORM_EPS = 1e-6  # arXiv:2301.00808, official configuration
 GRN_EPS = 1e-6  # same
+NARROWEST = 64  # channels C from which one product for many events is faster on a CPU
 TINY_SQUARE = 1e-30  # below this a channel counts as silent and its norm passes no gradient
 CACHE_ELEMENTS = 2**19  # of the 4C tensor, 2 MB in float32: fits the share one core has of the caches
 
@@ -80,11 +88,16 @@ def grn_branch(
     """
     if norm_weight is not None:
         x = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, LAYER_NORM_EPS)
-    hidden = F.gelu(F.linear(x, w1, b1))
+    hidden = F.gelu(linear(x, w1, b1))
     if visible is not None:
         hidden = hidden * visible
     folded = channel_scale(hidden, gamma)[:, None] * w2
     return torch.baddbmm((w2 @ beta + b2)[None, None], hidden, folded.transpose(1, 2))
+
+
+def _folds(x: Tensor, w1: Tensor) -> bool:
+    """Whether s is multiplied into W₂, one matrix per event, rather than into h."""
+    return w1.shape[1] < NARROWEST or not serves(x, w1)
 
 
 def _events_per_chunk(x: Tensor, hidden_dim: int) -> int:
@@ -93,8 +106,28 @@ def _events_per_chunk(x: Tensor, hidden_dim: int) -> int:
 
 
 def _forward_in_chunks(x: Tensor, *parameters: Any) -> Tensor:
+    branch = grn_branch if _folds(x, parameters[2]) else _branch_in_place
     chunks = torch.split(x, _events_per_chunk(x, parameters[2].shape[0]))
-    return torch.cat([grn_branch(chunk, *parameters) for chunk in chunks])
+    return torch.cat([branch(chunk, *parameters) for chunk in chunks])
+
+
+def _branch_in_place(
+    x: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    w1: Tensor,
+    b1: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+) -> Tensor:
+    """`grn_branch` of events without masks and without gradients, with s multiplied into h."""
+    if norm_weight is not None:
+        x = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, LAYER_NORM_EPS)
+    hidden = F.gelu(linear(x, w1, b1))
+    hidden *= channel_scale(hidden, gamma)[:, None]
+    return linear(hidden, w2, w2 @ beta + b2)
 
 
 class _RecomputedBranch(torch.autograd.Function):
@@ -114,7 +147,7 @@ class _RecomputedBranch(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, norm_weight, norm_bias, w1, b1, gamma, beta, w2, _ = ctx.saved_tensors
         shape = x.shape[-1:]
-        events = _events_per_chunk(x, w1.shape[0])
+        events, folds = _events_per_chunk(x, w1.shape[0]), _folds(x, w1)
 
         dx = torch.empty_like(x)
         d_norm_weight, d_norm_bias = (
@@ -129,7 +162,7 @@ class _RecomputedBranch(torch.autograd.Function):
             z = x_i
             if norm_weight is not None:
                 z, mean, rstd = torch.native_layer_norm(x_i, shape, norm_weight, norm_bias, LAYER_NORM_EPS)
-            a = F.linear(z, w1, b1)
+            a = linear(z, w1, b1)
             h = F.gelu(a)
             square = h.square().sum(1)
             n = square.clamp_min(TINY_SQUARE).sqrt()
@@ -137,19 +170,27 @@ class _RecomputedBranch(torch.autograd.Function):
             response = n / average
             scale = 1 + gamma * response
 
-            d_folded = torch.bmm(grad_i.transpose(1, 2), h)
-            d_w2 += (d_folded * scale[:, None]).sum(0)
-            d_scale = (d_folded * w2).sum(1)
+            if folds:
+                d_folded = torch.bmm(grad_i.transpose(1, 2), h)
+                d_w2 += (d_folded * scale[:, None]).sum(0)
+                d_scale = (d_folded * w2).sum(1)
+            else:
+                back = linear(grad_i, w2.t())
+                d_scale = (back * h).sum(1)
             d_gamma += (d_scale * response).sum(0)
             d_response = d_scale * gamma
             d_n = (d_response - (d_response * response).mean(-1, keepdim=True)) / average
             d_n = d_n.where(square > TINY_SQUARE, 0)
 
-            d_h = h.mul_((d_n / n)[:, None]).baddbmm_(grad_i, scale[:, None] * w2)
+            if folds:
+                d_h = h.mul_((d_n / n)[:, None]).baddbmm_(grad_i, scale[:, None] * w2)
+            else:
+                d_h = back.mul_(scale[:, None]).addcmul_(h, (d_n / n)[:, None])
+                d_w2 += transposed_product(grad_i.flatten(0, 1), h.mul_(scale[:, None]).flatten(0, 1))
             d_a = torch.ops.aten.gelu_backward(d_h, a)
-            d_w1.addmm_(d_a.flatten(0, 1).t(), z.flatten(0, 1))
+            d_w1 += transposed_product(d_a.flatten(0, 1), z.flatten(0, 1))
             d_b1 += d_a.sum((0, 1))
-            d_z = F.linear(d_a, w1.t())
+            d_z = linear(d_a, w1.t())
             if norm_weight is None:
                 dx_i.copy_(d_z)
                 continue
@@ -175,10 +216,10 @@ class GrnBranch(nn.Module):
     def __init__(self, dim: int, *, drop_path: float = 0.0, recompute: bool = True) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.expand = nn.Linear(dim, 4 * dim)
+        self.expand = Linear(dim, 4 * dim)
         self.gamma = nn.Parameter(torch.zeros(4 * dim))
         self.beta = nn.Parameter(torch.zeros(4 * dim))
-        self.project = nn.Linear(4 * dim, dim)
+        self.project = Linear(4 * dim, dim)
         self.drop_path = drop_path
         self.recompute = recompute
 

@@ -34,6 +34,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hep_shared.ops.linear import Linear
 from megii_xec.models.conventional import NUM_FEATURES, ConventionalEstimate
 from megii_xec.models.convnext import ConvNeXtV2Block, conv_channels_last
 from megii_xec.models.encoder import XecEncoder
@@ -189,7 +190,7 @@ class TubeAttention(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(num_tubes, channels))  # the query: one vector a tube
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.bias = nn.Parameter(torch.zeros(num_tubes, num_cells))
-        self.key_value = nn.Linear(channels, 2 * channels)
+        self.key_value = Linear(channels, 2 * channels)
 
     def forward(self, features: Tensor) -> Tensor:
         """Attend.
@@ -269,7 +270,7 @@ class XecInpainter(nn.Module):
                 nn.LayerNorm(encoder.dim),
             )
             self.tube_context = nn.Sequential(
-                nn.Linear(NUM_CONTEXT, face_channels), nn.GELU(), nn.Linear(face_channels, face_channels)
+                Linear(NUM_CONTEXT, face_channels), nn.GELU(), Linear(face_channels, face_channels)
             )
         self.out = nn.ModuleDict(
             {

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hep_shared.ops.linear import Linear, linear
 from megii_xec.physics.geometry import R_OUTER_CM, sensor_positions
 
 # Faces of one kind share a learned vector.
@@ -81,6 +82,48 @@ def rotary_angles(centres: NDArray[np.float64], head_dim: int) -> Tensor:
     return torch.from_numpy((centres[:, pair % 3] * frequencies).astype(np.float32))
 
 
+class EncoderLayer(nn.Module):
+    """`nn.TransformerEncoderLayer` with GELU, its names and its post-norm, with products of `hep_shared`.
+
+    Args:
+        dim: Length of a token.
+        num_heads: Heads H.
+        ffn_dim: Hidden width.
+        dropout: Dropout.
+    """
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
+        self.linear1, self.linear2 = Linear(dim, ffn_dim), Linear(ffn_dim, dim)
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            x: Tokens, shape (B, T, dim).
+
+        Returns:
+            Tokens, shape (B, T, dim).
+        """
+        attention = self.self_attn
+        projected = linear(x, attention.in_proj_weight, attention.in_proj_bias)
+        parts = torch.unflatten(projected, -1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = parts.unbind(0)
+        attended = F.scaled_dot_product_attention(
+            query, key, value, dropout_p=attention.dropout if self.training else 0.0
+        )
+        mixed = linear(
+            attended.transpose(1, 2).flatten(2), attention.out_proj.weight, attention.out_proj.bias
+        )
+        x = self.norm1(x + self.drop(mixed))
+        hidden = self.drop(F.gelu(self.linear1(x)))
+        y: Tensor = self.norm2(x + self.drop(self.linear2(hidden)))
+        return y
+
+
 class RotaryEncoderLayer(nn.Module):
     """Post-norm transformer layer whose attention is rotated by the tokens' positions.
 
@@ -105,12 +148,10 @@ class RotaryEncoderLayer(nn.Module):
         if dim // num_heads % 2:
             raise ValueError(f"rotary positions need heads of even length, not {dim} / {num_heads}")
         self.num_heads, self.dropout = num_heads, dropout
-        self.project_in = nn.Linear(dim, 3 * dim)
-        self.project_out = nn.Linear(dim, dim)
+        self.project_in = Linear(dim, 3 * dim)
+        self.project_out = Linear(dim, dim)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.ffn = nn.Sequential(
-            nn.Linear(dim, ffn_dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(ffn_dim, dim)
-        )
+        self.ffn = nn.Sequential(Linear(dim, ffn_dim), nn.GELU(), nn.Dropout(dropout), Linear(ffn_dim, dim))
         self.drop = nn.Dropout(dropout)
         angles = rotary_angles(centres, dim // num_heads)
         self.register_buffer("cosine", angles.cos(), persistent=False)
