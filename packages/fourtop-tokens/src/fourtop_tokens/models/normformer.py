@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hep_shared.products import Linear
+
 Pooling = Literal["cls", "mean", "max"]
 
 
@@ -69,15 +71,15 @@ class NormFormerBlock(nn.Module):
         self.num_heads, self.dropout = num_heads, dropout
         self.norm_attention = nn.LayerNorm(dim)
         # A bias of the keys cancels in the softmax, and one of the values is already in `out`.
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.qkv = Linear(dim, 3 * dim, bias=False)
         self.query_bias = nn.Parameter(torch.zeros(num_heads, 1, dim // num_heads))
         self.head_scale = nn.Parameter(torch.ones(num_heads))
-        self.out = nn.Linear(dim, dim)
+        self.out = Linear(dim, dim)
         self.norm_out = nn.LayerNorm(dim)
         self.norm_mlp = nn.LayerNorm(dim)
-        self.fc1 = nn.Linear(dim, mlp_dim)
+        self.fc1 = Linear(dim, mlp_dim)
         self.norm_hidden = nn.LayerNorm(mlp_dim)
-        self.fc2 = nn.Linear(mlp_dim, dim)
+        self.fc2 = Linear(mlp_dim, dim)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """Transform tokens.

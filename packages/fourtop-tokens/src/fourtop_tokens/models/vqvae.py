@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fourtop_tokens.data import schema
 from fourtop_tokens.models.codebook import Codebook
 from hep_shared.ops.nearest import nearest_code
+from hep_shared.products import Linear
 
 _ID_DIM = 8
 
@@ -32,7 +33,7 @@ def mlp(*widths: int) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(widths):
-        layers += [nn.Linear(before, after), nn.GELU()]
+        layers += [Linear(before, after), nn.GELU()]
     return nn.Sequential(*layers[:-1])
 
 
