@@ -9,7 +9,6 @@ N events.
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 REJECTIONS = (10, 50, 100, 1000)  # 1/ε_B at which efficiencies are quoted
 STABLE_ABOVE = 100  # background events above the threshold, for a relative error of ε_B below 10 %
@@ -28,6 +27,8 @@ def auroc(is_signal: ArrayLike, scores: ArrayLike) -> float:
     Raises:
         ValueError: One of the two classes is empty.
     """
+    from scipy.stats import rankdata  # a second to import, which no training needs to begin
+
     signal, background = split_scores(is_signal, scores)
     ranks = rankdata(np.concatenate([signal, background]))[: signal.size]
     above = ranks.sum() - signal.size * (signal.size + 1) / 2

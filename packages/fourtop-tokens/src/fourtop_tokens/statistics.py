@@ -17,9 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
-from scipy.stats import rankdata
-from scipy.stats import t as student
 
 from fourtop_tokens.metrics import split_scores
 
@@ -117,6 +114,8 @@ def delong(is_signal: ArrayLike, scores: ArrayLike) -> DeLong:
     Raises:
         ValueError: Signal or background has fewer than two events.
     """
+    from scipy.stats import rankdata  # a second to import, which no training needs to begin
+
     signal, background = split_scores(is_signal, np.atleast_2d(scores))
     num_signal, num_background = signal.shape[1], background.shape[1]
     if min(num_signal, num_background) < 2:
@@ -130,6 +129,8 @@ def delong(is_signal: ArrayLike, scores: ArrayLike) -> DeLong:
 
 
 def _estimate(value: float, error: float, freedom: float, confidence: float) -> Estimate:
+    from scipy.stats import t as student
+
     half_width = float(student.ppf(0.5 + confidence / 2, freedom)) * error
     p_value = 2 * student.sf(abs(value) / error, freedom) if error > 0 else float(value == 0)
     low, high = value - half_width, value + half_width
@@ -274,6 +275,8 @@ def equivalence(estimate: Estimate, margin: float = EQUIVALENCE_MARGIN) -> float
     Returns:
         P-value of the hypothesis that the difference is at least the margin; small means equivalent.
     """
+    from scipy.stats import t as student
+
     if estimate.standard_error == 0:
         return float(abs(estimate.value) >= margin)
     distance = (margin - abs(estimate.value)) / estimate.standard_error
@@ -336,6 +339,8 @@ def mixed_model(values: ArrayLike, design: ArrayLike, names: tuple[str, ...], se
     Raises:
         ValueError: There are too few observations, or the columns are not independent.
     """
+    from scipy.optimize import minimize_scalar
+
     y, x = np.asarray(values, np.float64), np.asarray(design, np.float64)
     groups = np.unique(np.asarray(seeds), return_inverse=True)[1]
     z = np.eye(groups.max() + 1)[groups]

@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from chhiggs_pnet.models.particle_net import ParametricParticleNet
@@ -140,6 +139,8 @@ def match(reference: Mapping[str, Tensor], state: Mapping[str, Tensor], groups: 
     Returns:
         The permuted state.
     """
+    from scipy.optimize import linear_sum_assignment  # half a second to import, for one kind of training
+
     out = dict(state)
     for _ in range(MAX_SWEEPS):
         changed = False

@@ -10,7 +10,6 @@ Dimensions: N events.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from chhiggs_pnet.physics.events import Array
 
@@ -35,6 +34,7 @@ def fit_temperature(log_probabilities: FloatArray, label: Array, weight: Array) 
     Returns:
         Between 0.2 and 5.
     """
+    from scipy.optimize import minimize_scalar  # half a second to import, which no training needs to begin
 
     def loss(log_temperature: float) -> float:
         found = calibrated(log_probabilities, float(np.exp(log_temperature)))

@@ -23,7 +23,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.integrate import trapezoid
 
 from chhiggs_pnet.physics import constants as c
 from chhiggs_pnet.physics import production
@@ -169,7 +168,7 @@ def open_share(point: MassPoint) -> float:
     q = np.linspace(0.0, point.mHc - point.mA, 2001)
     share = W_BRANCHING @ open_fraction(HEAVY_FERMION_MASS[:, None], q) / W_BRANCHING.sum()
     density = mass_density(q, point.mHc, point.mA)
-    return float(trapezoid(density * share, q) / trapezoid(density, q))
+    return float(production.integral(density * share, q) / production.integral(density, q))
 
 
 def nonprompt(channel: Channel, rng: np.random.Generator, num: int) -> Batch:

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.integrate import trapezoid
 
 from chhiggs_pnet.physics import constants as c
 from chhiggs_pnet.physics.decays import two_body_rest
@@ -64,6 +63,21 @@ class Radiation:
     kinds: NDArray[np.int8]
 
 
+def integral(density: Array, x: Array) -> Array:
+    """Integrate by trapezoids over the last axis.
+
+    Args:
+        density: Values on a grid, (..., G).
+        x: The grid, (G,) or (..., G).
+
+    Returns:
+        Integrals, (...).
+    """
+    from scipy.integrate import trapezoid  # a second to import, and this module is read for its names, too
+
+    return np.asarray(trapezoid(density, x))
+
+
 def _luminosity(shape: tuple[float, float], mass: Array) -> tuple[Array, Array]:
     """Rapidity grid (M, G) and integrand of the luminosity on it for each mass."""
     a, b = shape
@@ -93,7 +107,7 @@ class MassAndRapidity:
             The tables.
         """
         y, integrand = _luminosity(shape, masses)
-        density = cross_section / masses * trapezoid(integrand, y, axis=1)
+        density = cross_section / masses * integral(integrand, y)
         return cls(InverseCdf(masses, density), InverseCdf(y, integrand, masses))
 
     def draw(self, rng: np.random.Generator, num: int, recoil: Array) -> tuple[Array, Array]:
@@ -126,9 +140,9 @@ def _top_pair_tables(initial: str) -> tuple[MassAndRapidity, InverseCdf]:
     beta, cosine = np.linspace(0.0, 1.0, 65)[:, None], np.linspace(-1.0, 1.0, 257)
     element = _matrix_element(initial, np.minimum(beta, 0.999), cosine)
     velocity = np.sqrt(1 - (2 * c.TOP_MASS / masses) ** 2)
-    integral = trapezoid(_matrix_element(initial, velocity[:, None], cosine), cosine, axis=1)
+    elements = integral(_matrix_element(initial, velocity[:, None], cosine), cosine)
     shape = _GLUON if initial == "gg" else _QUARK
-    pairs = MassAndRapidity.build(shape, masses, velocity / masses**2 * integral)
+    pairs = MassAndRapidity.build(shape, masses, velocity / masses**2 * elements)
     return pairs, InverseCdf(np.broadcast_to(cosine, element.shape), element, beta[:, 0])
 
 
@@ -197,7 +211,7 @@ def _three_body_tables(mass_1: float, mass_2: float, mass_3: float) -> tuple[Mas
     share = np.linspace(0.0, 1.0, 129)  # of the free energy that goes into the pair (2, 3)
     pair = mass_2 + mass_3 + share * (masses[:, None] - threshold)
     density = breakup_momentum(masses[:, None], mass_1, pair) * breakup_momentum(pair, mass_2, mass_3)
-    phase_space = trapezoid(density, pair, axis=1) / masses
+    phase_space = integral(density, pair) / masses
     tables = MassAndRapidity.build(_GLUON, masses, phase_space / masses**4)
     return tables, InverseCdf(np.broadcast_to(share, density.shape), density, masses)
 
