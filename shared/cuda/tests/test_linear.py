@@ -98,6 +98,18 @@ def test_leading_dimensions_and_no_bias(dtype: torch.dtype) -> None:
     torch.testing.assert_close(linear(x[0], weight), expected[0])
 
 
+@pytest.mark.usefixtures("any_size")
+@pytest.mark.parametrize("shape", [(37,), (4, 9), (3, 300)])
+def test_results_may_be_changed_in_place(shape: tuple[int, ...]) -> None:
+    layer = Linear(5, 7).double()
+    x = torch.randn(*shape, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    wanted = tuple(layer.parameters())
+    found = torch.autograd.grad(functional.relu(layer(x).mul_(-2.0), inplace=True).sum(), wanted)
+    expected = torch.autograd.grad(functional.relu(-2.0 * layer(x)).sum(), wanted)
+    for f, e in zip(found, expected, strict=True):
+        torch.testing.assert_close(f, e)
+
+
 def test_no_number_stays_in_its_row(dtype: torch.dtype, device: str) -> None:
     x, weight, bias = make(70, 9, 20, dtype, device)
     x[50, 3] = torch.nan

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hep_shared.products import Linear
+from hep_shared.ops.linear import Linear
 
 Pooling = Literal["cls", "mean", "max"]
 

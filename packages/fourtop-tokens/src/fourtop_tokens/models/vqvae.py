@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from fourtop_tokens.data import schema
 from fourtop_tokens.models.codebook import Codebook
+from hep_shared.ops.linear import Linear
 from hep_shared.ops.nearest import nearest_code
-from hep_shared.products import Linear
 
 _ID_DIM = 8
 
