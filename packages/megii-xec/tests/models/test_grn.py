@@ -97,6 +97,27 @@ def test_masked_positions_do_not_enter_the_norms(recompute):
     assert gradient[:, 6:].abs().max() == 0
 
 
+@pytest.mark.parametrize(("dim", "dtype"), [(8, torch.float64), (32, torch.float32)])
+def test_masked_events_in_chunks_agree_with_the_formula(monkeypatch, dim, dtype):
+    monkeypatch.setattr(grn, "CACHE_ELEMENTS", 250 * dim)  # two chunks of unequal size
+    torch.manual_seed(0)
+    stored, recomputed = (GrnBranch(dim, recompute=recompute).to(dtype) for recompute in (False, True))
+    for parameter in stored.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    recomputed.load_state_dict(stored.state_dict())
+    x, weight = torch.randn(2, 3, 30, dim, dtype=dtype)
+    visible = (torch.rand(3, 30, 1) < 0.5).to(dtype)
+    visible[1] = 0  # an event of which nothing is seen
+    found, expected = (
+        torch.autograd.grad((module(y, visible) * weight).sum(), [y, *module.parameters()])
+        for module, y in ((module, x.clone().requires_grad_()) for module in (recomputed, stored))
+    )
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(recomputed(x, visible), stored(x, visible), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("recompute", [True, False])
 def test_normalized_features_skip_the_norm(monkeypatch, recompute):
     monkeypatch.setattr(grn, "CACHE_ELEMENTS", 2000)

@@ -23,6 +23,7 @@ References:
     Woo et al., ConvNeXt V2, arXiv:2301.00808, section 3.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -105,10 +106,16 @@ def _events_per_chunk(x: Tensor, hidden_dim: int) -> int:
     return max(1, CACHE_ELEMENTS // (x.shape[1] * hidden_dim)) if x.is_cpu else max(1, x.shape[0])
 
 
-def _forward_in_chunks(x: Tensor, *parameters: Any) -> Tensor:
-    branch = grn_branch if _folds(x, parameters[2]) else _branch_in_place
-    chunks = torch.split(x, _events_per_chunk(x, parameters[2].shape[0]))
-    return torch.cat([branch(chunk, *parameters) for chunk in chunks])
+def _split(tensor: Tensor | None, num_events: int, size: int) -> Sequence[Tensor | None]:
+    """Cut a tensor into chunks of events, or None into as many."""
+    return [None] * -(-num_events // size) if tensor is None else torch.split(tensor, size)
+
+
+def _forward_in_chunks(x: Tensor, visible: Tensor | None, *parameters: Any) -> Tensor:
+    branch: Callable[..., Tensor] = grn_branch if _folds(x, parameters[2]) else _branch_in_place
+    size = _events_per_chunk(x, parameters[2].shape[0])
+    chunks = zip(torch.split(x, size), _split(visible, len(x), size), strict=True)
+    return torch.cat([branch(chunk, *parameters, seen) for chunk, seen in chunks])
 
 
 def _branch_in_place(
@@ -121,11 +128,14 @@ def _branch_in_place(
     beta: Tensor,
     w2: Tensor,
     b2: Tensor,
+    visible: Tensor | None = None,
 ) -> Tensor:
-    """`grn_branch` of events without masks and without gradients, with s multiplied into h."""
+    """`grn_branch` without gradients and with s multiplied into h."""
     if norm_weight is not None:
         x = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, LAYER_NORM_EPS)
     hidden = F.gelu(linear(x, w1, b1))
+    if visible is not None:
+        hidden *= visible
     hidden *= channel_scale(hidden, gamma)[:, None]
     return linear(hidden, w2, w2 @ beta + b2)
 
@@ -138,14 +148,14 @@ class _RecomputedBranch(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, *parameters)
-        return _forward_in_chunks(x, *parameters)
+    def forward(ctx: Any, x: Tensor, visible: Tensor | None, *parameters: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, visible, *parameters)
+        return _forward_in_chunks(x, visible, *parameters)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, norm_weight, norm_bias, w1, b1, gamma, beta, w2, _ = ctx.saved_tensors
+        x, visible, norm_weight, norm_bias, w1, b1, gamma, beta, w2, _ = ctx.saved_tensors
         shape = x.shape[-1:]
         events, folds = _events_per_chunk(x, w1.shape[0]), _folds(x, w1)
 
@@ -158,12 +168,15 @@ class _RecomputedBranch(torch.autograd.Function):
         d_beta = d_b2 @ w2
         d_w2 = d_b2[:, None] * beta
 
-        for x_i, grad_i, dx_i in zip(*(torch.split(t, events) for t in (x, grad, dx)), strict=True):
+        chunks = (_split(t, len(x), events) for t in (x, visible, grad, dx))
+        for x_i, visible_i, grad_i, dx_i in zip(*chunks, strict=True):
             z = x_i
             if norm_weight is not None:
                 z, mean, rstd = torch.native_layer_norm(x_i, shape, norm_weight, norm_bias, LAYER_NORM_EPS)
             a = linear(z, w1, b1)
             h = F.gelu(a)
+            if visible_i is not None:
+                h *= visible_i
             square = h.square().sum(1)
             n = square.clamp_min(TINY_SQUARE).sqrt()
             average = n.mean(-1, keepdim=True) + GRN_EPS
@@ -187,6 +200,8 @@ class _RecomputedBranch(torch.autograd.Function):
             else:
                 d_h = back.mul_(scale[:, None]).addcmul_(h, (d_n / n)[:, None])
                 d_w2 += transposed_product(grad_i.flatten(0, 1), h.mul_(scale[:, None]).flatten(0, 1))
+            if visible_i is not None:
+                d_h *= visible_i
             d_a = torch.ops.aten.gelu_backward(d_h, a)
             d_w1 += transposed_product(d_a.flatten(0, 1), z.flatten(0, 1))
             d_b1 += d_a.sum((0, 1))
@@ -200,7 +215,7 @@ class _RecomputedBranch(torch.autograd.Function):
             dx_i.copy_(d_x)
             d_norm_weight += d_weight
             d_norm_bias += d_bias
-        return dx, d_norm_weight, d_norm_bias, d_w1, d_b1, d_gamma, d_beta, d_w2, d_b2
+        return dx, None, d_norm_weight, d_norm_bias, d_w1, d_b1, d_gamma, d_beta, d_w2, d_b2
 
 
 class GrnBranch(nn.Module):
@@ -241,13 +256,13 @@ class GrnBranch(nn.Module):
         )  # fmt: skip
         # The compiler and the exporter see the formula; autocast needs its casts recorded by autograd.
         formula_only = torch.compiler.is_compiling() or not x.shape[0]
-        in_chunks = visible is None and not torch.is_autocast_enabled(x.device.type)
+        in_chunks = not torch.is_autocast_enabled(x.device.type)
         if formula_only or (torch.is_grad_enabled() and not self.recompute):
             y = grn_branch(x, *parameters, visible)
         elif in_chunks and torch.is_grad_enabled():
-            y = _RecomputedBranch.apply(x, *parameters)
+            y = _RecomputedBranch.apply(x, visible, *parameters)
         elif in_chunks:
-            y = _forward_in_chunks(x, *parameters)
+            y = _forward_in_chunks(x, visible, *parameters)
         elif torch.is_grad_enabled():
             y = checkpoint(grn_branch, x, *parameters, visible, use_reentrant=False, preserve_rng_state=False)
         else:
