@@ -24,18 +24,19 @@
 namespace hepk {
 inline namespace HEPK_ISA {
 
-// One lane's width of rows of `columns` numbers, all of which exist, to values[column stride + row] and back.
+// One lane's width of rows of `columns` numbers, all of which exist, to values[column stride + row] and back. Rows are
+// `apart` numbers from each other.
 template <class F, class T>
-void to_columns(const T* rows, int columns, T* values, int stride) {
-  if (columns == 1) {
+void to_columns(const T* rows, int64_t columns, T* values, int64_t stride, int64_t apart) {
+  if (columns == 1 && apart == 1) {
     write(read<F>(rows), values);
     return;
   }
 #if defined(HEPK_LANES)
   if constexpr (run_of<F>::available) {
-    for (int c = 0; c < columns; c += 8) {
-      const int count = columns - c < 8 ? columns - c : 8;
-      const auto run = [&](int r) { return load_run(rows + r * columns + c, count); };
+    for (int64_t c = 0; c < columns; c += 8) {
+      const int count = columns - c < 8 ? static_cast<int>(columns - c) : 8;
+      const auto run = [&](int r) { return load_run(rows + r * apart + c, count); };
       F block[8];
       for (int i = 0; i < 8; ++i) block[i] = runs<F>(run, i);
       transpose(block);
@@ -45,7 +46,7 @@ void to_columns(const T* rows, int columns, T* values, int stride) {
   }
 #endif
   for (int r = 0; r < lane<F>::width; ++r) {
-    for (int c = 0; c < columns; ++c) values[c * stride + r] = rows[r * columns + c];
+    for (int64_t c = 0; c < columns; ++c) values[c * stride + r] = rows[r * apart + c];
   }
 }
 
@@ -81,7 +82,7 @@ void load_rows(const T* rows, int64_t row, int64_t last, F (&columns)[kColumns])
     constexpr int kWidth = lane<F>::width;
     T values[kColumns * kWidth];
     if (row + kWidth <= last + 1) {
-      to_columns<F>(rows + row * kColumns, kColumns, values, kWidth);
+      to_columns<F>(rows + row * kColumns, kColumns, values, kWidth, kColumns);
     } else {
       for (int i = 0; i < kWidth; ++i) {
         const T* from = rows + (row + i < last ? row + i : last) * kColumns;
@@ -196,7 +197,7 @@ void narrow_mlp(const Layers& net, const T* rows, const T* weights, T* out, int6
       std::memcpy(rest, in, count * sizeof(T));
       in = rest;
     }
-    for (int p = 0; p < kPacks; ++p) to_columns<F>(in + p * kWidth * inputs, inputs, values + p * kWidth, kRows);
+    for (int p = 0; p < kPacks; ++p) to_columns<F>(in + p * kWidth * inputs, inputs, values + p * kWidth, kRows, inputs);
     const T* results = dense<F, kPacks>(net, weights, values, next, kRows);
     T* target = whole ? out + n * outputs : rest;
     for (int p = 0; p < kPacks; ++p) to_rows<F>(results + p * kWidth, kRows, target + p * kWidth * outputs, outputs);
@@ -734,20 +735,20 @@ int64_t linear_width(int64_t outputs) {
   return (outputs + lane<F>::width - 1) / lane<F>::width * lane<F>::width;
 }
 
-// Any (O, I) matrix into rows of inputs, (I, lanes), zeros behind the last output; in blocks that fit into the cache.
+// Any (O, I) matrix into rows of inputs, (I, width), zeros behind the last output.
 template <class F, class T>
 void linear_widen(const T* weight, int64_t output_stride, int64_t input_stride, T* wide, int64_t inputs,
                   int64_t outputs) {
-  constexpr int64_t kBlock = 16;
   const int64_t width = linear_width<F>(outputs);
-  for (int64_t o = 0; o < width; o += kBlock) {
-    const int64_t last = o + kBlock < width ? o + kBlock : width;
-    for (int64_t first = 0; first < inputs; first += kBlock) {
-      for (int64_t i = first; i < inputs && i < first + kBlock; ++i) {
-        for (int64_t k = o; k < last; ++k) {
-          wide[i * width + k] = k < outputs ? weight[k * output_stride + i * input_stride] : T(0);
-        }
-      }
+  int64_t o = 0;
+  if (input_stride == 1) {
+    for (; o + lane<F>::width <= outputs; o += lane<F>::width) {
+      to_columns<F>(weight + o * output_stride, inputs, wide + o, width, output_stride);
+    }
+  }
+  for (int64_t i = 0; i < inputs; ++i) {
+    for (int64_t k = o; k < width; ++k) {
+      wide[i * width + k] = k < outputs ? weight[k * output_stride + i * input_stride] : T(0);
     }
   }
 }
