@@ -681,21 +681,16 @@ void tiles_of_rows(const T* a, int64_t a_row, int64_t a_term, const T* b, int64_
   if (row < end) tile(std::integral_constant<int, 1>{}, row);
 }
 
-// The same for any number of lanes, in tiles of like width: five lanes are 3 + 2, not 3 + 1 + 1.
-template <class F, class T, class Finish>
-void tiles_of_lanes(const T* a, int64_t a_row, int64_t a_term, const T* b, int64_t b_term, int64_t terms, int64_t begin,
-                    int64_t end, int64_t num_lanes, const Finish& finish) {
+// `body(first, count)` for tiles of like width over any number of lanes: five are 3 + 2, not 3 + 1 + 1. The count comes
+// as a constant.
+template <class Body>
+void each_tile(int64_t num_lanes, const Body& body) {
   int64_t done = 0;
   for (int64_t tiles = (num_lanes + kTileLanes - 1) / kTileLanes; tiles > 0; --tiles) {
     const int64_t taken = (num_lanes - done + tiles - 1) / tiles;
-    const auto run = [&](auto count) {
-      tiles_of_rows<F, decltype(count)::value>(
-          a, a_row, a_term, b + done * lane<F>::width, b_term, terms, begin, end,
-          [&](int64_t row, int l, F sum) __attribute__((always_inline)) { finish(row, done + l, sum); });
-    };
-    if (taken == 1) run(std::integral_constant<int, 1>{});
-    if (taken == 2) run(std::integral_constant<int, 2>{});
-    if (taken == 3) run(std::integral_constant<int, kTileLanes>{});
+    if (taken == 1) body(done, std::integral_constant<int, 1>{});
+    if (taken == 2) body(done, std::integral_constant<int, 2>{});
+    if (taken == 3) body(done, std::integral_constant<int, kTileLanes>{});
     done += taken;
   }
 }
@@ -711,11 +706,13 @@ void transposed_product(const T* a, const T* b, T* out, int64_t rows, int64_t in
   for (int64_t first = 0; first < rows; first += kBlock) {
     const int64_t count = first + kBlock < rows ? kBlock : rows - first;
     const T *from_a = a + first * inputs, *from_b = b + first * outputs;
-    tiles_of_lanes<F>(from_a, 1, inputs, from_b, outputs, count, begin, end, whole,
-                      [&](int64_t row, int64_t l, F sum) __attribute__((always_inline)) {
-                        T* at = out + row * outputs + l * kWidth;
-                        write(read<F>(at) + sum, at);
-                      });
+    each_tile(whole, [&](int64_t lane, auto lanes) {
+      tiles_of_rows<F, decltype(lanes)::value>(from_a, 1, inputs, from_b + lane * kWidth, outputs, count, begin, end,
+                                               [&](int64_t row, int l, F sum) __attribute__((always_inline)) {
+                                                 T* at = out + row * outputs + (lane + l) * kWidth;
+                                                 write(read<F>(at) + sum, at);
+                                               });
+    });
     if (rest == 0) continue;
     std::memset(wide, 0, sizeof wide);
     for (int64_t n = 0; n < count; ++n) {
@@ -729,49 +726,60 @@ void transposed_product(const T* a, const T* b, T* out, int64_t rows, int64_t in
   }
 }
 
-// Numbers in a row of the matrix that `linear` reads: whole lanes.
+// Numbers that the outputs take up in whole lanes.
 template <class F>
 int64_t linear_width(int64_t outputs) {
   return (outputs + lane<F>::width - 1) / lane<F>::width * lane<F>::width;
 }
 
-// Any (O, I) matrix into rows of inputs, (I, width), zeros behind the last output.
+// Any (O, I) matrix into what `linear` reads: tile after tile of lanes, and in a tile input after input, so that its
+// numbers follow one another. Zeros stand behind the last output.
 template <class F, class T>
 void linear_widen(const T* weight, int64_t output_stride, int64_t input_stride, T* wide, int64_t inputs,
                   int64_t outputs) {
-  const int64_t width = linear_width<F>(outputs);
-  int64_t o = 0;
-  if (input_stride == 1) {
-    for (; o + lane<F>::width <= outputs; o += lane<F>::width) {
-      to_columns<F>(weight + o * output_stride, inputs, wide + o, width, output_stride);
+  constexpr int64_t kWidth = lane<F>::width;
+  each_tile(linear_width<F>(outputs) / kWidth, [&](int64_t first, auto lanes) {
+    constexpr int64_t stride = decltype(lanes)::value * kWidth;
+    for (int64_t l = 0; l < decltype(lanes)::value; ++l) {
+      const int64_t o = (first + l) * kWidth, count = outputs - o < kWidth ? outputs - o : kWidth;
+      const T* from = weight + o * output_stride;
+      T* to = wide + first * kWidth * inputs + l * kWidth;
+      if (input_stride == 1 && count == kWidth) {
+        to_columns<F>(from, inputs, to, stride, output_stride);
+        continue;
+      }
+      for (int64_t i = 0; i < inputs; ++i) {
+        for (int64_t k = 0; k < kWidth; ++k) {
+          to[i * stride + k] = k < count ? from[k * output_stride + i * input_stride] : T(0);
+        }
+      }
     }
-  }
-  for (int64_t i = 0; i < inputs; ++i) {
-    for (int64_t k = o; k < width; ++k) {
-      wide[i * width + k] = k < outputs ? weight[k * output_stride + i * input_stride] : T(0);
-    }
-  }
+  });
 }
 
 template <class F, class T>
 void linear(const T* x, const T* wide, const T* bias, T* y, T slope, int64_t inputs, int64_t outputs, int64_t begin,
             int64_t end) {
   constexpr int64_t kBlock = 64, kWidth = lane<F>::width;  // rows that stay in the cache
-  const int64_t width = linear_width<F>(outputs), whole = outputs / kWidth, rest = outputs % kWidth;
+  const int64_t whole = outputs / kWidth, rest = outputs % kWidth;
   T last_bias[kWidth] = {};
   std::memcpy(last_bias, bias + whole * kWidth, sizeof(T) * rest);
   const F below = splat<F>(slope);
   for (int64_t first = begin; first < end; first += kBlock) {
     const int64_t last = first + kBlock < end ? first + kBlock : end;
-    tiles_of_lanes<F>(x, inputs, 1, wide, width, inputs, first, last, whole,
-                      [&](int64_t row, int64_t l, F sum) __attribute__((always_inline)) {
-                        write(leaky(sum + read<F>(bias + l * kWidth), below), y + row * outputs + l * kWidth);
-                      });
-    if (rest == 0) continue;
-    tiles_of_rows<F, 1>(x, inputs, 1, wide + whole * kWidth, width, inputs, first, last, [&](int64_t row, int, F sum) {
-      T values[kWidth];
-      write(leaky(sum + read<F>(last_bias), below), values);
-      std::memcpy(y + row * outputs + whole * kWidth, values, sizeof(T) * rest);
+    each_tile(whole + (rest > 0), [&](int64_t lane, auto lanes) {
+      constexpr int kLanes = decltype(lanes)::value;
+      tiles_of_rows<F, kLanes>(x, inputs, 1, wide + lane * kWidth * inputs, kLanes * kWidth, inputs, first, last,
+                               [&](int64_t row, int l, F sum) __attribute__((always_inline)) {
+                                 T* at = y + row * outputs + (lane + l) * kWidth;
+                                 if (lane + l < whole) {
+                                   write(leaky(sum + read<F>(bias + (lane + l) * kWidth), below), at);
+                                   return;
+                                 }
+                                 T values[kWidth];
+                                 write(leaky(sum + read<F>(last_bias), below), values);
+                                 std::memcpy(at, values, sizeof(T) * rest);
+                               });
     });
   }
 }

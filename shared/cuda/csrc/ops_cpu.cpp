@@ -198,20 +198,14 @@ struct Cpu {
     });
   }
 
-  // A weight that already lies in rows of inputs is read where it is.
   template <class T>
   static void linear(const Tensor& x, const Tensor& weight, const T* rows, const T* from, const T* bias, T* y,
                      T slope) {
     const auto& kernel = kernels<T>();
-    const int64_t inputs = weight.size(1), outputs = weight.size(0), width = kernel.linear_width(outputs);
-    const bool in_place = weight.stride(0) == 1 && weight.stride(1) == outputs && width == outputs;
-    Tensor scratch = torch::stable::new_empty(x, {in_place ? 0 : inputs * width});
-    const T* wide = from;
-    if (!in_place) {
-      T* target = static_cast<T*>(scratch.mutable_data_ptr());
-      kernel.linear_widen(from, weight.stride(0), weight.stride(1), target, inputs, outputs);
-      wide = target;
-    }
+    const int64_t inputs = weight.size(1), outputs = weight.size(0);
+    Tensor scratch = torch::stable::new_empty(x, {inputs * kernel.linear_width(outputs)});
+    T* wide = static_cast<T*>(scratch.mutable_data_ptr());
+    kernel.linear_widen(from, weight.stride(0), weight.stride(1), wide, inputs, outputs);
     torch::stable::parallel_for(0, x.size(0), kGrain / 4, [&](int64_t begin, int64_t end) {
       kernel.linear(rows, wide, bias, y, slope, inputs, outputs, begin, end);
     });

@@ -95,6 +95,31 @@ def supported() -> set[str]:
     return found
 
 
+@pytest.fixture(params=["scalar", "avx2", "avx512"])
+def isa(request: pytest.FixtureRequest, supported: set[str]) -> str:
+    """One after the other."""
+    if request.param not in supported:
+        pytest.skip(f"needs a processor with {request.param}")
+    return str(request.param)
+
+
+@pytest.fixture
+def by_threads() -> Callable[..., list[Any]]:
+    """Call a function with one and with two threads; its two results."""
+
+    def run(work: Callable[[], Any]) -> list[Any]:
+        threads, results = torch.get_num_threads(), []
+        try:
+            for count in (1, 2):
+                torch.set_num_threads(count)
+                results.append(work())
+        finally:
+            torch.set_num_threads(threads)
+        return results
+
+    return run
+
+
 @pytest.fixture
 def run_python() -> Callable[..., Any]:
     """Run statements in a fresh interpreter; they `print` JSON, which is returned."""

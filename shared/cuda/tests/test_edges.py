@@ -116,26 +116,15 @@ def test_strides_do_not_matter(dtype: torch.dtype, device: str) -> None:
         torch.testing.assert_close(f, e)
 
 
-def test_number_of_threads_does_not_matter() -> None:
+def test_number_of_threads_does_not_matter(by_threads: Callable[..., list[Any]]) -> None:
     graph = make(1000, 900, 4, 100, torch.float32)
-    threads, results = torch.get_num_threads(), []
     grad = edge_message(*graph).cos()
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            results.append((edge_message(*graph), *gradients(edge_message, graph, grad)))
-    finally:
-        torch.set_num_threads(threads)
+    results = by_threads(lambda: (edge_message(*graph), *gradients(edge_message, graph, grad)))
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 
 @pytest.mark.usefixtures("native")
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
-def test_each_instruction_set(
-    isa: str, tmp_path: Path, run_python: Callable[..., Any], supported: set[str]
-) -> None:
-    if isa not in supported:
-        pytest.skip(f"needs a processor with {isa}")
+def test_each_instruction_set(isa: str, tmp_path: Path, run_python: Callable[..., Any]) -> None:
     graphs = [make(*sizes, dtype) for sizes in SIZES for dtype in TOLERANCE]  # type: ignore[misc]
     torch.save([tuple(graph) for graph in graphs], tmp_path / "in.pt")
     code = f"""if True:

@@ -123,25 +123,16 @@ def test_strides_do_not_matter(dtype: torch.dtype, device: str) -> None:
         torch.testing.assert_close(found, expected, **close)
 
 
-def test_number_of_threads_does_not_matter() -> None:
+def test_number_of_threads_does_not_matter(by_threads: Callable[..., list[Any]]) -> None:
     inputs = make_inputs(53, 9, 19, torch.float32)
-    threads, results = torch.get_num_threads(), []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            results.append((hex_conv_norm(*inputs, EPS), *gradients(hex_conv_norm, inputs, inputs[0].sin())))
-    finally:
-        torch.set_num_threads(threads)
+    results = by_threads(
+        lambda: (hex_conv_norm(*inputs, EPS), *gradients(hex_conv_norm, inputs, inputs[0].sin()))
+    )
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 
 @pytest.mark.usefixtures("native")
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
-def test_each_instruction_set(
-    isa: str, tmp_path: Path, run_python: Callable[..., Any], supported: set[str]
-) -> None:
-    if isa not in supported:
-        pytest.skip(f"needs a processor with {isa}")
+def test_each_instruction_set(isa: str, tmp_path: Path, run_python: Callable[..., Any]) -> None:
     cases = [make_inputs(5, 9, channels, dtype) for channels in CHANNELS[1:] for dtype in TOLERANCE]
     torch.save(cases, tmp_path / "in.pt")
     code = f"""if True:

@@ -164,26 +164,16 @@ def test_strides_do_not_matter(dtype: torch.dtype, device: str) -> None:
     )
 
 
-def test_number_of_threads_does_not_matter() -> None:
+def test_number_of_threads_does_not_matter(by_threads: Callable[..., list[Any]]) -> None:
     events = make_events(1501, torch.float32, "cpu")
     vectors, codes = vectors_and_codes(1501, torch.float32, "cpu")
-    threads, results = torch.get_num_threads(), []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            results.append((event_tokens(*events, **BINS), nearest_code(vectors, codes)))
-    finally:
-        torch.set_num_threads(threads)
+    results = by_threads(lambda: (event_tokens(*events, **BINS), nearest_code(vectors, codes)))
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("isa", ISAS)
-def test_each_instruction_set(
-    isa: str, tmp_path: Path, run_python: Callable[..., Any], supported: set[str]
-) -> None:
-    if isa not in supported:
-        pytest.skip(f"needs a processor with {isa}")
+def test_each_instruction_set(isa: str, tmp_path: Path, run_python: Callable[..., Any]) -> None:
     sizes = [(num, dtype) for num in (1, 5, 130) for dtype in (torch.float32, torch.float64)]
     inputs = [(make_events(n, t, "cpu"), vectors_and_codes(n, t, "cpu")) for n, t in sizes]
     torch.save(inputs, tmp_path / "in.pt")

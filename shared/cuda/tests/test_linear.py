@@ -64,7 +64,7 @@ def served(run: Callable[[], object]) -> bool:
 @pytest.mark.parametrize("slope", [1.0, 0.01])
 def test_is_the_layer(sizes: tuple[int, int, int], slope: float, dtype: torch.dtype, device: str) -> None:
     x, weight, bias = make(*sizes, dtype, device)
-    turned = weight.t().contiguous().t()  # which the kernel reads in place where whole lanes are in a row
+    turned = weight.t().contiguous().t()
     for run in (op.operator, op.reference):
         for w in (weight, turned):
             y = run(x, w, bias, slope)
@@ -127,25 +127,14 @@ def test_strides_do_not_matter(dtype: torch.dtype, device: str) -> None:
 
 
 @pytest.mark.usefixtures("native")
-def test_number_of_threads_does_not_matter() -> None:
+def test_number_of_threads_does_not_matter(by_threads: Callable[..., list[Any]]) -> None:
     tensors = make(1000, 77, 50, torch.float32)
-    threads, results = torch.get_num_threads(), []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            results.append(op.operator(*tensors, 1.0))
-    finally:
-        torch.set_num_threads(threads)
+    results = by_threads(lambda: op.operator(*tensors, 1.0))
     assert torch.equal(*results)
 
 
 @pytest.mark.usefixtures("native")
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
-def test_each_instruction_set(
-    isa: str, tmp_path: Path, run_python: Callable[..., Any], supported: set[str]
-) -> None:
-    if isa not in supported:
-        pytest.skip(f"needs a processor with {isa}")
+def test_each_instruction_set(isa: str, tmp_path: Path, run_python: Callable[..., Any]) -> None:
     cases = [make(*sizes, dtype) for sizes in SIZES for dtype in EPS]
     torch.save(cases, tmp_path / "in.pt")
     code = f"""if True:
@@ -233,7 +222,7 @@ def test_where_it_serves() -> None:
     assert served(lambda: linear(x.double(), weight.double()))
     assert served(lambda: linear(x.view(64, 64, 32), weight))
     assert not served(lambda: linear(x[:100], weight, bias)), "few products"
-    assert not served(lambda: linear(torch.ones(40, 512), torch.ones(512, 512))), "few rows"
+    assert not served(lambda: linear(torch.ones(15, 512), torch.ones(512, 512))), "few rows"
     assert not served(lambda: linear(x.bfloat16(), weight.bfloat16()))
     with references():
         assert not served(lambda: linear(x, weight, bias))

@@ -324,16 +324,11 @@ def test_strides_of_the_rows_do_not_matter(problem: Callable[[int], Any]) -> Non
     assert torch.equal(found, track.operator(*p.track_args, 5, True))
 
 
-def test_number_of_threads_does_not_matter(problem: Callable[[int], Any]) -> None:
+def test_number_of_threads_does_not_matter(
+    problem: Callable[[int], Any], by_threads: Callable[..., list[Any]]
+) -> None:
     p = problem(1501)
-    threads = torch.get_num_threads()
-    try:
-        results = []
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            results.append(track.operator(*p.track_args, 4, True))
-    finally:
-        torch.set_num_threads(threads)
+    results = by_threads(lambda: track.operator(*p.track_args, 4, True))
     assert torch.equal(*results)
 
 

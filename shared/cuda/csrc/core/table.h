@@ -129,12 +129,12 @@ struct Kernels {
   // grad, message (E, C) -> channels begin to end of the gradients of own (R, C) and of other (V, C)
   void (*edge_pullback)(const EdgeLists& lists, const T* grad, const T* message, const int64_t* source,
                         const int64_t* first, T* of_own, T* of_other, int32_t begin, int32_t end);
-  // Numbers in a row of the matrix that `linear` reads, O or a few more
+  // O, or a few more to fill up lanes
   int64_t (*linear_width)(int64_t outputs);
-  // weight (O, I) with these strides -> the same in rows of inputs (I, width)
+  // weight (O, I) with these strides -> the layout that `linear` reads, I times as many numbers as `linear_width` says
   void (*linear_widen)(const T* weight, int64_t output_stride, int64_t input_stride, T* wide, int64_t inputs,
                        int64_t outputs);
-  // x (N, I), wide (I, width), bias (O,) -> y (N, O) through LeakyReLU
+  // x (N, I), wide weight, bias (O,) -> y (N, O) through LeakyReLU
   void (*linear)(const T* x, const T* wide, const T* bias, T* y, T slope, int64_t inputs, int64_t outputs,
                  int64_t begin, int64_t end);
 };

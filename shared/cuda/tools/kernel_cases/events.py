@@ -36,7 +36,7 @@ def token_cases(dtype: torch.dtype, device: str, num_events: int) -> list[Case]:
     num_bytes = sum(t.numel() * t.element_size() for t in (features, missing, ids, result))
     source = torch.empty(num_bytes // 2, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    floor, _, _ = time_pairs(lambda: target.copy_(source), lambda: None, device, pairs=9)
+    floor = time_pairs(lambda: target.copy_(source), lambda: None, device, pairs=9).ours
     return [
         Case(
             f"event_tokens, {num_events} events, float{8 * dtype.itemsize}",

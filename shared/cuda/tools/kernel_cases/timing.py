@@ -3,14 +3,24 @@
 import statistics
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
 
-def time_pairs(
-    ours: Callable[[], object], peer: Callable[[], object], device: str, pairs: int
-) -> tuple[float, float, float]:
-    """Median times in seconds, and the median of peer over ours."""
+class Times(NamedTuple):
+    """Medians over the pairs, in seconds, and their ratio."""
+
+    ours: float
+    peer: float
+    ratio: float
+    """Of the peer over ours."""
+    again: float
+    """Ours right after itself: with the data in the cache, as in a loop."""
+
+
+def time_pairs(ours: Callable[[], object], peer: Callable[[], object], device: str, pairs: int) -> Times:
+    """Time ours, ours again and the peer, pair by pair."""
     clock = time.process_time if device == "cpu" else time.perf_counter
 
     def seconds(work: Callable[[], object]) -> float:
@@ -20,6 +30,6 @@ def time_pairs(
             torch.cuda.synchronize()
         return clock() - start
 
-    times = [(seconds(ours), seconds(peer)) for _ in range(pairs + 2)][2:]
-    ratio = statistics.median(b / a for a, b in times)
-    return statistics.median(a for a, _ in times), statistics.median(b for _, b in times), ratio
+    times = [(seconds(ours), seconds(ours), seconds(peer)) for _ in range(pairs + 2)][2:]
+    ours_s, again_s, peer_s = (statistics.median(column) for column in zip(*times, strict=True))
+    return Times(ours_s, peer_s, statistics.median(peer / ours for ours, _, peer in times), again_s)

@@ -20,7 +20,7 @@ from hep_shared.ops import transposed
 from hep_shared.ops._backend import register, require, without_autocast
 
 LEAST_PRODUCTS = 1 << 21  # N I O: below, calling an operator takes longer than it saves
-LEAST_ROWS = 64  # below, turning the weight around does
+LEAST_ROWS = 16  # below, turning the weight around does
 _OP = "linear"
 
 
