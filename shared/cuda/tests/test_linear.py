@@ -55,7 +55,8 @@ def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def served(run: Callable[[], object]) -> bool:
     """Whether the operator is called."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, acc_events=True) as profile:
         run()
     return any(event.name == "hep::linear" for event in profile.events())
 
