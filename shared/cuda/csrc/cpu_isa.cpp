@@ -11,9 +11,9 @@
 #include "core/knn.h"
 #include "core/nearest.h"
 #include "core/pairs.h"
+#include "core/products.h"
 #include "core/propagate.h"
 #include "core/table.h"
-#include "core/products.h"
 #include "core/tokens.h"
 
 #define HEPK_PASTE_(a, b) a##b

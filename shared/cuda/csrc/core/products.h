@@ -5,7 +5,7 @@
 // lies, times a number of the other, spread over a lane. So neither of the large matrices has to be turned around.
 #pragma once
 
-#include "edges.h"
+#include "lanes.h"
 
 namespace hepk {
 inline namespace HEPK_ISA {

@@ -41,8 +41,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, slope: floa
         RuntimeError: PyTorch's own, where it serves.
     """
     if not serves(x, weight):
-        y = functional.linear(x, weight, bias)
-        return y if slope == 1.0 else functional.leaky_relu(y, slope)
+        return _plain(x, weight, bias, slope)
     require(
         weight.dim() == 2 and x.shape[-1:] == weight.shape[1:],
         _OP,
@@ -91,11 +90,13 @@ def serves(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-@without_autocast
-def reference(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, slope: float) -> Tensor:
     """Apply the layer in plain PyTorch."""
     y = functional.linear(x, weight, bias)
     return y if slope == 1.0 else functional.leaky_relu(y, slope)
+
+
+reference = without_autocast(_plain)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -24,6 +24,7 @@ References:
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,6 +69,8 @@ def grn_branch(
     w2: Tensor,
     b2: Tensor,
     visible: Tensor | None = None,
+    *,
+    folds: bool = True,
 ) -> Tensor:
     """Evaluate the branch LayerNorm → Linear → GELU → GRN → Linear with GRN folded into the last step.
 
@@ -83,6 +86,7 @@ def grn_branch(
         b2: Its bias, shape (C,).
         visible: 1 where a position exists and 0 where it is masked, shape (B, N, 1); masked positions do not
             enter the norms.
+        folds: False multiplies s into h in place instead, which leaves no gradient.
 
     Returns:
         Features, shape (B, N, C).
@@ -92,8 +96,10 @@ def grn_branch(
     hidden = F.gelu(linear(x, w1, b1))
     if visible is not None:
         hidden = hidden * visible
-    folded = channel_scale(hidden, gamma)[:, None] * w2
-    return torch.baddbmm((w2 @ beta + b2)[None, None], hidden, folded.transpose(1, 2))
+    scale, offset = channel_scale(hidden, gamma)[:, None], w2 @ beta + b2
+    if not folds:
+        return linear(hidden.mul_(scale), w2, offset)
+    return torch.baddbmm(offset[None, None], hidden, (scale * w2).transpose(1, 2))
 
 
 def _folds(x: Tensor, w1: Tensor) -> bool:
@@ -112,32 +118,10 @@ def _split(tensor: Tensor | None, num_events: int, size: int) -> Sequence[Tensor
 
 
 def _forward_in_chunks(x: Tensor, visible: Tensor | None, *parameters: Any) -> Tensor:
-    branch: Callable[..., Tensor] = grn_branch if _folds(x, parameters[2]) else _branch_in_place
+    branch: Callable[..., Tensor] = partial(grn_branch, folds=_folds(x, parameters[2]))
     size = _events_per_chunk(x, parameters[2].shape[0])
     chunks = zip(torch.split(x, size), _split(visible, len(x), size), strict=True)
     return torch.cat([branch(chunk, *parameters, seen) for chunk, seen in chunks])
-
-
-def _branch_in_place(
-    x: Tensor,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    w1: Tensor,
-    b1: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    visible: Tensor | None = None,
-) -> Tensor:
-    """`grn_branch` without gradients and with s multiplied into h."""
-    if norm_weight is not None:
-        x = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, LAYER_NORM_EPS)
-    hidden = F.gelu(linear(x, w1, b1))
-    if visible is not None:
-        hidden *= visible
-    hidden *= channel_scale(hidden, gamma)[:, None]
-    return linear(hidden, w2, w2 @ beta + b2)
 
 
 class _RecomputedBranch(torch.autograd.Function):
